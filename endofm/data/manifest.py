@@ -1,0 +1,170 @@
+"""Manifests: tables of clips.
+
+A manifest is a CSV file (UTF-8) with one clip a row. `path` is needed and is relative to the manifest's root, by
+default the folder it lies in; all else may be left out:
+
+| column | meaning |
+| --- | --- |
+| `path` | a video file, or a folder of frames (png, jpg, ...) in natural order |
+| `start_frame`, `stop_frame` | the clip within it, counted in shown frames, stop excluded; empty: from the start, to the end |
+| `group` | what must not be divided between splits (a patient, a procedure); empty: the path |
+| `split` | `train`, `val`, `test` or a name of your own |
+| `label_*` | a label, any number of them: `label_polyp`, `label_scene`, ... |
+"""
+
+import csv
+import difflib
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from endofm.errors import ManifestError
+
+COLUMNS = ("path", "start_frame", "stop_frame", "group", "split")
+LABEL_PREFIX = "label_"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One clip: a stretch of a video file or of a folder of frames.
+
+    `path` is as the manifest gives it (relative, forward slashes), `root` the folder it starts from. Frames are counted
+    as shown; `stop_frame` is excluded, `None` means to the end.
+    """
+
+    root: Path
+    path: str
+    start_frame: int = 0
+    stop_frame: int | None = None
+    group: str = ""
+    split: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """Where the video or the folder of frames lies."""
+        return self.root / self.path
+
+    @property
+    def num_frames(self) -> int | None:
+        """Frames the manifest promises; `None` where it leaves the end open."""
+        return None if self.stop_frame is None else self.stop_frame - self.start_frame
+
+    @property
+    def name(self) -> str:
+        """How messages call it: `folder/video.mp4[150:300]`."""
+        if self.start_frame == 0 and self.stop_frame is None:
+            return self.path
+        return f"{self.path}[{self.start_frame}:{'' if self.stop_frame is None else self.stop_frame}]"
+
+    @property
+    def key(self) -> int:
+        """A number of 64 bits that names the clip, independent of manifest order and of where the root lies."""
+        return int.from_bytes(hashlib.blake2b(self.name.encode(), digest_size=8).digest(), "little")
+
+
+def read_manifest(manifest: Path, root: Path | None = None) -> list[Segment]:
+    """Read and check every row; files are not opened.
+
+    Raises `ManifestError` for a missing, empty or malformed manifest, naming the line and the way out.
+    """
+    manifest = Path(manifest)
+    if not manifest.is_file():
+        raise ManifestError(
+            f"{manifest} is not a manifest file; `endofm manifest FOLDER {manifest}` makes one from a folder of videos."
+        )
+    root = (Path(root) if root is not None else manifest.parent).absolute()
+    if not root.is_dir():
+        raise ManifestError(f"The root folder {root} of {manifest} does not exist; mount it or give another root.")
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = list(reader.fieldnames or [])
+            _check_columns(manifest, columns)
+            segments = [_segment(manifest, reader.line_num, row, root) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{manifest} is not a UTF-8 CSV table ({error}); write it again as one.") from error
+    if not segments:
+        raise ManifestError(f"{manifest} has no rows; `endofm manifest FOLDER {manifest}` fills it from a folder of videos.")
+    _check_unique(manifest, segments)
+    _check_inside(manifest, segments, root)
+    return segments
+
+
+def write_manifest(manifest: Path, segments: Sequence[Segment]) -> None:
+    """Write segments as a manifest; the file appears whole or not at all."""
+    labels = sorted({name for segment in segments for name in segment.labels})
+    temporary = manifest.with_name(manifest.name + ".part")
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, *(LABEL_PREFIX + name for name in labels)])
+        for segment in segments:
+            stop = "" if segment.stop_frame is None else segment.stop_frame
+            row = [segment.path, segment.start_frame, stop, segment.group, segment.split]
+            writer.writerow(row + [segment.labels.get(name, "") for name in labels])
+    os.replace(temporary, manifest)
+
+
+def _check_columns(manifest: Path, columns: list[str]) -> None:
+    if "path" not in columns:
+        found = ", ".join(columns) or "nothing"
+        raise ManifestError(f"{manifest} has no column 'path' in its first line (found: {found}); name the columns there.")
+    for column in columns:
+        if column in COLUMNS or (column.startswith(LABEL_PREFIX) and column != LABEL_PREFIX):
+            continue
+        near = difflib.get_close_matches(column, COLUMNS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"a label's column begins with '{LABEL_PREFIX}'."
+        raise ManifestError(f"{manifest} has an unknown column '{column}'; {hint}")
+    if len(set(columns)) != len(columns):
+        raise ManifestError(f"{manifest} names a column twice ({', '.join(columns)}); keep one of them.")
+
+
+def _segment(manifest: Path, line: int, row: Mapping[str | None, str | None], root: Path) -> Segment:
+    where = f"{manifest}, line {line}"
+    if None in row or None in row.values():
+        raise ManifestError(f"{where} does not have as many values as there are columns; mend the row.")
+    values = {str(name): (value or "").strip() for name, value in row.items()}
+    path = values["path"].replace("\\", "/") if os.name == "nt" else values["path"]
+    if not path:
+        raise ManifestError(f"{where} has an empty path; fill it in or delete the row.")
+    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ManifestError(f"{where}: the path '{path}' leaves its root; write it relative to {root}, without '..'.")
+    start = _frame(where, "start_frame", values.get("start_frame", "")) or 0
+    stop = _frame(where, "stop_frame", values.get("stop_frame", ""))
+    if stop is not None and stop <= start:
+        raise ManifestError(f"{where}: stop_frame {stop} is not after start_frame {start}; a clip needs at least one frame.")
+    labels = {name[len(LABEL_PREFIX) :]: value for name, value in values.items() if name.startswith(LABEL_PREFIX)}
+    return Segment(root, path, start, stop, values.get("group") or path, values.get("split", ""), labels)
+
+
+def _frame(where: str, column: str, value: str) -> int | None:
+    if value == "":
+        return None
+    if not value.isdecimal():
+        raise ManifestError(f"{where}: {column} is '{value}', but must be a whole number of frames, 0 or more.")
+    return int(value)
+
+
+def _check_unique(manifest: Path, segments: Iterable[Segment]) -> None:
+    seen: set[str] = set()
+    for segment in segments:
+        if segment.name in seen:
+            raise ManifestError(f"{manifest} has the clip {segment.name} twice; delete one of the rows.")
+        seen.add(segment.name)
+
+
+def _check_inside(manifest: Path, segments: Iterable[Segment], root: Path) -> None:
+    """Links may not lead out of the root either; every folder is resolved once."""
+    home = root.resolve()
+    for path in sorted({segment.path for segment in segments}):
+        try:
+            inside = (root / path).resolve().is_relative_to(home)
+        except (OSError, RuntimeError) as error:
+            raise ManifestError(f"{manifest}: the path '{path}' can't be followed ({error}); mend the link.") from error
+        if not inside:
+            raise ManifestError(
+                f"{manifest}: '{path}' is a link that leaves its root {home}; make the root a folder that holds both."
+            )

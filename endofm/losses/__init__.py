@@ -1,0 +1,1 @@
+"""Objectives: tensors in, numbers out."""

@@ -1,0 +1,1 @@
+"""How good features and predictions are."""

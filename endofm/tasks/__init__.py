@@ -1,0 +1,1 @@
+"""Network, head, loss and metrics together."""

@@ -1,0 +1,1 @@
+"""The machinery of a run: set-up, schedules, optimizer, checkpoints, log, monitor."""
