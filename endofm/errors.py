@@ -2,7 +2,9 @@
 
 
 class EndofmError(Exception):
-    """A fault in the input or the surroundings, told in one sentence; programs print it without a traceback."""
+    """A fault in the input or the surroundings, told in one sentence; programs print it without a
+    traceback.
+    """
 
 
 class ConfigError(EndofmError):

@@ -1,0 +1,230 @@
+"""Image ViT weights as the start of a video model.
+
+What happens in space is copied; what happens in time starts as the identity: `temporal_fc` of every
+block and the time embedding are zero (the temporal attention behind them keeps its random start).
+So on a still clip (one frame, repeated) the fresh video model gives what the image model gives for
+the frame, with divided attention and with `space_only`. With `joint_space_time` that holds for a
+single frame only: several frames are several times as many keys, and the class token, of which
+there is one, gets a smaller share of the attention.
+"""
+
+import difflib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import GELU, Mlp
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from torch import Tensor, nn
+
+from endofm.errors import WeightsError
+from endofm.models.layers import resize_positions
+from endofm.models.timesformer import DividedBlock, TimeSformer, TimeSformerConfig
+from endofm.models.weights import LoadReport, read_tensors, reason, some
+
+PLAIN = "vit_base_patch16_224.dino"
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+TEMPORAL = ("temporal_norm1.", "temporal_attn.", "temporal_fc.", "time_embed")
+FOREIGN = {  # a pattern in the names -> a part that a TimeSformer has no place for
+    r"^(reg_token|register_tokens)": "register tokens",
+    r"^(dist_token|head_dist)": "a distillation token",
+    r"^norm_pre\.": "a norm before the first block (pre-norm, as CLIP)",
+    r"\.(q_norm|k_norm)\.": "normalised queries and keys (qk_norm)",
+    r"^blocks\.\d+\.mlp\.(?!fc[12]\.(weight|bias)$)": "an MLP not of two linear layers (SwiGLU)",
+}
+NEEDED = {
+    "cls_token": "a class token",
+    "pos_embed": "a position embedding under timm's name (pos_embed)",
+    "patch_embed.proj.weight": "a patch embedding under timm's name (patch_embed.proj)",
+    "norm.weight": "a norm on its tokens before pooling (norm)",
+}
+
+
+@dataclass(frozen=True)
+class ImageWeights:
+    """The tensors of an image ViT, and what is known beside them."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    network: nn.Module | None = None
+    """The image ViT itself; `None` where only a file is there."""
+
+
+def load_image_weights(model: TimeSformer, source: str | Path | nn.Module) -> LoadReport:
+    """Puts the weights of an image ViT into `model`; its temporal parts start as the identity.
+
+    `source` is a timm model name (its weights are downloaded), a `.safetensors` or `.pth` file with
+    timm's names (DINO's are the same), or a timm `VisionTransformer`. The position embedding is
+    resized to the model's grid (bicubic); LayerScale is folded into the layer before it. Raises
+    `WeightsError`, before anything is changed, where the two don't compute the same. A file does
+    not tell its heads, activation and LayerNorm eps; they are checked for names and modules only.
+    """
+    image = _find(source, model.config)
+    _refuse_what_differs(image, model.config)
+    left_out = [name for name in image.tensors if name.startswith(("head.", "fc_norm."))]
+    spatial = {
+        name: tensor.detach().float()
+        for name, tensor in image.tensors.items()
+        if name not in left_out
+    }
+    _fold_layer_scale(spatial)
+    spatial["pos_embed"] = _fitted_positions(image, model.config)
+    _put_into(model, spatial, image.name)
+    return LoadReport(loaded=tuple(sorted(spatial)), left_out=tuple(sorted(left_out)))
+
+
+def _put_into(model: TimeSformer, spatial: dict[str, Tensor], name: str) -> None:
+    own = model.state_dict()
+    expected = {key for key in own if not any(part in key for part in TEMPORAL)}
+    unknown, missing = sorted(spatial.keys() - expected), sorted(expected - spatial.keys())
+    if unknown or missing:
+        raise WeightsError(
+            f"{name} is not a plain ViT (missing: {some(missing) or 'nothing'}; without a place: "
+            f"{some(unknown) or 'nothing'}); give one with timm's names, such as {PLAIN}."
+        )
+    for key, tensor in spatial.items():
+        if tensor.shape != own[key].shape:
+            raise WeightsError(
+                f"{key} is {list(tensor.shape)} in {name} but {list(own[key].shape)} in the model; "
+                "make the model with the sizes of the weights."
+            )
+    model.load_state_dict(own | spatial, strict=True)
+    with torch.no_grad():
+        if model.time_embed is not None:
+            model.time_embed.zero_()
+        for block in model.blocks:
+            if isinstance(block, DividedBlock):
+                block.temporal_fc.weight.zero_()
+                block.temporal_fc.bias.zero_()
+
+
+def _fold_layer_scale(tensors: dict[str, Tensor]) -> None:
+    """LayerScale multiplies a branch's output; so do the weights of the branch's last layer."""
+    for name in [name for name in tensors if re.search(r"\.ls[12]\.gamma$", name)]:
+        block, scale, _ = name.rsplit(".", 2)
+        layer = f"{block}.attn.proj" if scale == "ls1" else f"{block}.mlp.fc2"
+        gamma = tensors.pop(name)
+        for part, factor in ((f"{layer}.weight", gamma[:, None]), (f"{layer}.bias", gamma)):
+            if part in tensors:
+                tensors[part] = tensors[part] * factor
+
+
+def _fitted_positions(image: ImageWeights, config: TimeSformerConfig) -> Tensor:
+    positions = image.tensors["pos_embed"].detach().float()
+    places = positions.shape[1]
+    if isinstance(image.network, VisionTransformer):
+        rows, columns = image.network.patch_embed.grid_size
+    else:  # a file: a square grid, with a place for the class token or without
+        rows = columns = math.isqrt(places)
+    if places == rows * columns:
+        positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+    elif places != rows * columns + 1:
+        raise WeightsError(
+            f"pos_embed of {image.name} has {places} places, which is no square grid of patches; "
+            "give a timm VisionTransformer, which knows its grid."
+        )
+    return resize_positions(positions, (rows, columns), config.grid, "smooth")
+
+
+def _find(source: str | Path | nn.Module, config: TimeSformerConfig) -> ImageWeights:
+    if isinstance(source, nn.Module):
+        return _of_network(f"the given {type(source).__name__}", source)
+    if Path(source).suffix in FILE_SUFFIXES or Path(source).is_file():
+        return ImageWeights(str(source), read_tensors(source))
+    name = str(source)
+    try:
+        untrained = timm.create_model(name)
+    except Exception as error:  # timm has no error of its own for an unknown name
+        near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained())
+        meant = f"did you mean {' or '.join(near)}" if near else "timm.list_pretrained() lists them"
+        raise WeightsError(
+            f"{name!r} is neither a file nor a model of timm ({reason(error)}); {meant}."
+        ) from error
+    _refuse_what_differs(_of_network(name, untrained), config)  # before anything is downloaded
+    return _of_network(name, _download(name))
+
+
+def _of_network(name: str, network: nn.Module) -> ImageWeights:
+    return ImageWeights(name, dict(network.state_dict()), network)
+
+
+def _download(name: str) -> nn.Module:
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=True)
+    except Exception as error:  # no network, no disk, no such weights: each has its own kind
+        raise WeightsError(
+            f"The weights {name!r} can't be downloaded ({reason(error)}); get them where there is "
+            "a network and give the .safetensors or .pth file instead."
+        ) from error
+    return network
+
+
+def _refuse_what_differs(image: ImageWeights, config: TimeSformerConfig) -> None:
+    network = image.network
+    if network is not None and not isinstance(network, VisionTransformer):
+        raise WeightsError(
+            f"{image.name} is a {type(network).__name__}, not timm's plain VisionTransformer; "
+            f"choose one, such as {PLAIN}."
+        )
+    for pattern, what in FOREIGN.items():
+        if any(re.search(pattern, name) for name in image.tensors):
+            raise WeightsError(
+                f"{image.name} has {what}, for which a TimeSformer has no place; "
+                f"choose a plain ViT, such as {PLAIN}."
+            )
+    for name, what in NEEDED.items():
+        if name not in image.tensors:
+            raise WeightsError(f"{image.name} lacks {what}; choose a ViT with it, such as {PLAIN}.")
+    _refuse_other_sizes(image, config)
+    if network is not None:
+        _refuse_other_network(image.name, network, config)
+
+
+def _refuse_other_sizes(image: ImageWeights, config: TimeSformerConfig) -> None:
+    tensors = image.tensors
+    blocks = {int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
+    patch = tensors["patch_embed.proj.weight"]
+    for setting, given, own in (
+        ("width", tensors["cls_token"].shape[-1], config.width),
+        ("depth", len(blocks), config.depth),
+        ("in_channels", patch.shape[1], config.in_channels),
+        ("patch_pixels", patch.shape[-1], config.patch_pixels),
+    ):
+        _refuse_difference(image.name, setting, given, own)
+    widen, narrow = (tensors.get(f"blocks.0.mlp.{layer}.weight") for layer in ("fc1", "fc2"))
+    if widen is not None and narrow is not None and widen.shape[0] != narrow.shape[1]:
+        raise WeightsError(
+            f"{image.name} has a gated MLP (SwiGLU or the like), for which a TimeSformer has no "
+            f"place; choose a plain ViT, such as {PLAIN}."
+        )
+
+
+def _refuse_other_network(name: str, network: VisionTransformer, config: TimeSformerConfig) -> None:
+    """What names and shapes don't tell: they may agree and the network compute something else."""
+    for block in network.blocks:
+        for part, kind in ((block, Block), (block.attn, Attention), (block.mlp, Mlp)):
+            if type(part) is not kind:
+                raise WeightsError(
+                    f"{name} has a {type(part).__name__} where a plain ViT has timm's "
+                    f"{kind.__name__}; choose a plain ViT, such as {PLAIN}."
+                )
+        act = block.mlp.act
+        if not isinstance(act, nn.GELU | GELU) or getattr(act, "approximate", "none") != "none":
+            raise WeightsError(
+                f"{name} has the activation {type(act).__name__}, a TimeSformer the exact GELU; "
+                f"choose a ViT with that, such as {PLAIN}."
+            )
+        _refuse_difference(name, "num_heads", block.attn.num_heads, config.num_heads)
+        for norm in (block.norm1, block.norm2, network.norm):
+            _refuse_difference(name, "layer_norm_eps", norm.eps, config.layer_norm_eps)
+
+
+def _refuse_difference(name: str, setting: str, given: float, own: float) -> None:
+    if given != own:
+        raise WeightsError(
+            f"{name} has {setting} {given} but the model {own}; make the model with "
+            f"{setting}={given} or choose other weights."
+        )

@@ -1,0 +1,126 @@
+"""Layers of the video transformer: patches, attention, MLP, and embeddings resized to a clip.
+
+Shapes: B clips, T frames, C channels, H W pixels, N tokens, D width.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from endofm.errors import ConfigError
+
+Resize = Literal["nearest", "smooth"]
+
+
+class PatchEmbed(nn.Module):
+    """Cuts every frame into square patches and projects each to a token."""
+
+    def __init__(self, patch_pixels: int, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.patch_pixels = patch_pixels
+        self.in_channels = in_channels
+        self.proj = nn.Conv2d(in_channels, width, kernel_size=patch_pixels, stride=patch_pixels)
+
+    def forward(self, clip: Tensor) -> Tensor:  # [B, C, T, H, W] -> [B, T, h, w, D]
+        """One token a patch; raises `ConfigError` for a clip that patches can't tile."""
+        self._check(clip)
+        patches = self.proj(rearrange(clip, "b c t h w -> (b t) c h w"))
+        grid: Tensor = rearrange(patches, "(b t) d h w -> b t h w d", b=clip.shape[0])
+        return grid
+
+    def _check(self, clip: Tensor) -> None:
+        if clip.ndim != 5 or clip.shape[1] != self.in_channels or 0 in clip.shape:
+            raise ConfigError(
+                f"A clip is [B, {self.in_channels}, T, H, W] with nothing empty, "
+                f"but this one has the shape {list(clip.shape)}."
+            )
+        patch = self.patch_pixels
+        for side, pixels in zip(("height", "width"), clip.shape[-2:], strict=True):
+            if pixels % patch:
+                below, above = pixels // patch * patch, (pixels // patch + 1) * patch
+                nearest = f"{below} or {above}" if below else f"{above}"
+                raise ConfigError(
+                    f"The clip's {side} of {pixels} pixels is not a multiple of the patch size "
+                    f"{patch}; resize or pad it to {nearest}."
+                )
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, fused."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # [B, N, D] -> [B, N, D]
+        """Every token gathers from all tokens of its sequence."""
+        query, key, value = self._query_key_value(tokens)
+        gathered = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.proj(rearrange(gathered, "b heads n d -> b n (heads d)"))
+        return out
+
+    def maps(self, tokens: Tensor) -> Tensor:  # [B, N, D] -> [B, heads, N, N]
+        """What the fused kernel doesn't show: the weight each token (row) gives to each other."""
+        query, key, _ = self._query_key_value(tokens)
+        scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+        return scores.softmax(dim=-1)
+
+    def _query_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = rearrange(
+            self.qkv(tokens),
+            "b n (three heads d) -> three b heads n d",
+            three=3,
+            heads=self.num_heads,
+        )
+        return qkv[0], qkv[1], qkv[2]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an (exact) GELU between them, on every token alone."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # [..., D] -> [..., D]
+        """Widen, bend, narrow."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
+        return out
+
+
+def resize_positions(
+    positions: Tensor, old_grid: tuple[int, int], grid: tuple[int, int], how: Resize
+) -> Tensor:  # [1, 1 + h w, D] -> [1, 1 + h' w', D]
+    """Position embeddings for another patch grid; the class token's (the first) stays.
+
+    `smooth` is bicubic, low-passed where the grid shrinks (as timm does).
+    """
+    if grid == old_grid:
+        return positions
+    of_class, of_patches = positions[:, :1], positions[:, 1:]
+    planes = rearrange(of_patches, "1 (h w) d -> 1 d h w", h=old_grid[0])
+    if how == "nearest":
+        planes = F.interpolate(planes, size=grid, mode="nearest")
+    else:
+        smooth = F.interpolate(planes.float(), size=grid, mode="bicubic", antialias=True)
+        planes = smooth.to(positions.dtype)
+    return torch.cat([of_class, rearrange(planes, "1 d h w -> 1 (h w) d")], dim=1)
+
+
+def resize_times(times: Tensor, num_frames: int, how: Resize) -> Tensor:  # [1, T, D] -> [1, T', D]
+    """Time embeddings for another number of frames; `smooth` is linear."""
+    if times.shape[1] == num_frames:
+        return times
+    lines = rearrange(times, "1 t d -> 1 d t")
+    if how == "nearest":
+        lines = F.interpolate(lines, size=num_frames, mode="nearest")
+    else:
+        lines = F.interpolate(lines.float(), size=num_frames, mode="linear").to(times.dtype)
+    return rearrange(lines, "1 d t -> 1 t d")
