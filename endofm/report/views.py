@@ -1,0 +1,97 @@
+"""A sheet of what the network sees: every view of some clips, frame by frame."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from endofm.data.dataset import Corpus, DataConfig, SampleOrder, clip_views
+from endofm.data.transforms import to_network_input
+from endofm.data.views import View, ViewsConfig
+from endofm.errors import RunError
+
+THUMB, GAP, MARGIN = 56, 2, 92
+
+Image = npt.NDArray[np.uint8]
+
+
+def draw_views(
+    path: Path, corpus: Corpus, data: DataConfig, views: ViewsConfig, seed: int, num_clips: int = 3
+) -> None:
+    """Write a PNG with the views of the first clips of a run, as the run itself will cut them."""
+    order, blocks = SampleOrder(corpus, seed), []
+    for position in range(min(num_clips, order.epoch_length)):
+        place = order.at(position)
+        segment = corpus.parts[place.part][place.row]
+        cut = clip_views(segment, views, data, seed, place.epoch)
+        blocks.append(clip_block(cut, views, segment.name))
+    write_png(path, stack(blocks))
+
+
+def clip_block(cut: list[View], views: ViewsConfig, title: str) -> Image:
+    """One clip: a line of text, then a row for each view."""
+    rows = [_text_line(title)]
+    for number, (view, (frames, pixels)) in enumerate(zip(cut, views.shapes, strict=True)):
+        kind = "global" if number < len(views.global_frames) else "local"
+        rows.append(_row(view, f"{kind} {frames} x {pixels}"))
+    return stack(rows)
+
+
+def visible(view: View) -> Image:
+    """A view's frames with its colours applied: uint8 [T, H, W, 3]."""
+    zero, one = torch.zeros(3), torch.ones(3)
+    clip = to_network_input(view.frames[None], view.color[None], zero, one)[0]
+    array: Image = (clip.permute(1, 2, 3, 0) * 255).round().byte().numpy()
+    return array
+
+
+def stack(rows: list[Image]) -> Image:
+    """Pictures below each other, padded with white to one width."""
+    width = max(row.shape[1] for row in rows)
+    padded = [
+        np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+        for row in rows
+    ]
+    return np.concatenate(padded)
+
+
+def write_png(path: Path, image: Image) -> None:
+    """Write RGB pixels as a PNG. Raises `RunError` where the folder can't be written."""
+    _, encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise RunError(
+            f"{path} can't be written ({error.strerror}); give a file in another folder."
+        ) from error
+
+
+def _row(view: View, label: str) -> Image:
+    frames = [
+        cv2.resize(frame, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for frame in visible(view)
+    ]
+    strip = np.concatenate(
+        [np.pad(f, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for f in frames], 1
+    )
+    tag = np.full((THUMB, MARGIN, 3), 255, np.uint8)
+    cv2.putText(
+        tag,
+        label,
+        (4, THUMB // 2 + 4),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.38,
+        (60, 60, 60),
+        1,
+        cv2.LINE_AA,
+    )
+    return np.concatenate([tag, strip], axis=1)
+
+
+def _text_line(text: str) -> Image:
+    line = np.full((20, MARGIN + 10 * len(text), 3), 255, np.uint8)
+    plain = text.encode("ascii", "replace").decode()
+    cv2.putText(line, plain, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return line

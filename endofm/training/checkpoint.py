@@ -1,0 +1,93 @@
+"""Run checkpoints: written beside, then renamed, so that a half-written one is never taken for
+whole.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from endofm.errors import RunError
+
+KEEP = 2
+"""Whole checkpoints that stay; older ones are deleted after a newer one is whole."""
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run: `step-00000500/`, ...; private to the run, not for
+    sharing.
+
+    A checkpoint holds student, teacher, centre, optimizer, loss scaler and the random numbers of
+    every process, as accelerate saves them, and `whole.json`, written last.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator, global_batch: int) -> None:
+        """Checkpoints in `folder`; `global_batch` must be that of the run they belong to."""
+        self.folder = folder
+        self.accelerator = accelerator
+        self.global_batch = global_batch
+
+    def whole(self) -> list[Path]:
+        """Checkpoints that were written to their end, oldest first."""
+        found = sorted(self.folder.glob("step-*"))
+        return [path for path in found if (path / "whole.json").is_file()]
+
+    def save(self, step: int) -> Path:
+        """Save the state after `step` steps; a failure leaves the older checkpoints as they are."""
+        path = self.folder / f"step-{step:08d}"
+        part = self.folder / f"part-{step:08d}"
+        is_main = self.accelerator.is_main_process
+        try:
+            if is_main:
+                for stale in [*self.folder.glob("part-*"), path]:
+                    shutil.rmtree(stale, ignore_errors=True)
+                part.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(part))
+            self.accelerator.wait_for_everyone()
+            if is_main:
+                facts = {"step": step, "global_batch": self.global_batch}
+                (part / "whole.json").write_text(json.dumps(facts), encoding="utf-8")
+                for file in part.iterdir():
+                    _flush(file)
+                part.rename(path)
+                _flush(self.folder)
+        except Exception as error:  # torch, safetensors and the system each have their own for it
+            if is_main:
+                shutil.rmtree(part, ignore_errors=True)
+            raise RunError(
+                f"The checkpoint of step {step} can't be written to {self.folder} ({error}); the "
+                f"one "
+                "before is untouched: make room, and the same command goes on from it."
+            ) from error
+        if is_main:
+            for old in self.whole()[:-KEEP]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+        return path
+
+    def restore(self) -> int:
+        """Load the newest whole checkpoint into what accelerate has prepared; its step, or 0."""
+        whole = self.whole()
+        if not whole:
+            return 0
+        facts = json.loads((whole[-1] / "whole.json").read_text(encoding="utf-8"))
+        if facts["global_batch"] != self.global_batch:
+            raise RunError(
+                f"{whole[-1]} was made with {facts['global_batch']} clips a step, and this start "
+                f"has "
+                f"{self.global_batch} (batch_size x accumulate x processes); keep their product."
+            )
+        self.accelerator.load_state(str(whole[-1]))
+        return int(facts["step"])
+
+
+def _flush(path: Path) -> None:
+    """Have the system write a file or folder to the disk before its new name is."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

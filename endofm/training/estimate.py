@@ -1,0 +1,92 @@
+"""What a pretraining run will cost, before it starts: arithmetic, time and memory."""
+
+import os
+import time
+
+import torch
+
+from endofm.models.timesformer import TimeSformerConfig
+
+Shape = tuple[int, int]
+"""Frames and pixels (height = width) of a view."""
+
+
+def forward_flops(config: TimeSformerConfig, shape: Shape) -> float:
+    """Floating-point operations (2 a multiply-add) of a view's forward pass, class token included.
+
+    Exact for divided space-time attention; `joint_space_time` and `space_only` do without the
+    temporal layers and attend differently, which is counted too.
+    """
+    frames, pixels = shape
+    width, patches = config.width, (pixels // config.patch_pixels) ** 2
+    tokens = patches * frames
+    with_class = tokens + 1
+    mlp = 4 * config.mlp_ratio * width**2 * with_class
+    in_space = 8 * width**2 * frames * (patches + 1) + 4 * width * frames * (patches + 1) ** 2
+    if config.attention == "divided_space_time":
+        block = in_space + mlp + 10 * width**2 * tokens + 4 * width * tokens * frames
+    elif config.attention == "joint_space_time":
+        block = mlp + 8 * width**2 * with_class + 4 * width * with_class**2
+    else:
+        block = in_space + mlp / with_class * frames * (patches + 1)
+    return config.depth * block + 2 * tokens * config.in_channels * config.patch_pixels**2 * width
+
+
+def step_flops(config: TimeSformerConfig, views: list[Shape], num_global: int) -> float:
+    """Operations of one clip's training step: student forward and backward, teacher forward."""
+    return 3 * sum(forward_flops(config, view) for view in views) + sum(
+        forward_flops(config, view) for view in views[:num_global]
+    )
+
+
+def step_bytes(
+    config: TimeSformerConfig,
+    views: list[Shape],
+    batch_size: int,
+    num_parameters: int,
+    num_prototypes: int,
+    half: bool,
+) -> float:
+    """Peak memory of a step, in bytes: parameters with their states, and kept activations.
+
+    Student weight, gradient and two moments and the teacher's weight in float32; of every block
+    about 34 widths a token (19 without the temporal layers) are kept for the backward pass, or one
+    with gradient checkpointing, in the precision of the run. An estimate: within about a third.
+    """
+    tokens = sum(frames * (pixels // config.patch_pixels) ** 2 for frames, pixels in views)
+    kept = 34 if config.attention == "divided_space_time" else 19
+    one_block = kept * tokens * config.width
+    blocks = one_block + config.depth * tokens * config.width
+    if not config.gradient_checkpointing:
+        blocks = config.depth * one_block
+    logits = 6 * len(views) * num_prototypes * 4
+    pixels_bytes = sum(frames * pixels**2 * 3 * 5 for frames, pixels in views)
+    activations = batch_size * (blocks * (2 if half else 4) + logits + pixels_bytes)
+    return 20 * num_parameters + activations
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def matrix_speed(device: torch.device, precision: str) -> float:
+    """Floating-point operations a second of a matrix product here, measured in about a second."""
+    kinds = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    size = 8192 if device.type == "cuda" else 1024
+    left, right = (torch.randn(size, size, device=device, dtype=kinds[precision]) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        _wait(device)
+        start = time.perf_counter()
+        left @ right
+        _wait(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,45 @@
+"""Everything a pretraining run can be told: at most 50 options, each read somewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from endofm.data.dataset import DataConfig
+from endofm.data.views import ViewsConfig
+from endofm.models.build import ModelConfig
+from endofm.tasks.pretraining import ObjectiveConfig
+from endofm.training.optim import OptimConfig
+from endofm.training.setup import RunConfig
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A recipe. Defaults are those of the Endo-FM paper, without the released code's quirks."""
+
+    data: DataConfig = DataConfig()
+    """Where clips come from."""
+    views: ViewsConfig = ViewsConfig()
+    """How views are cut from a clip."""
+    model: ModelConfig = ModelConfig()
+    """Which network."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What the student has to match."""
+    optim: OptimConfig = OptimConfig()
+    """How long and how fast."""
+    run: RunConfig = RunConfig()
+    """Where and how."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Pretrain a video transformer on unlabelled clips; run again, it goes on where it was."""
+
+    recipe: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PretrainConfig()
+    config: Path | None = None
+    """A recipe (YAML); flags win over it. pretrain/configs/ holds ours."""
+    explain: bool = False
+    """Say what the run would do and cost, and stop."""
+    show_views: Path | None = None
+    """Draw the views of some clips to this PNG, and stop."""

@@ -1,0 +1,69 @@
+"""Pretraining, from the first step to the exported model: the loop."""
+
+import time
+from itertools import islice
+from pathlib import Path
+
+from endofm.config import as_tree
+from endofm.data.dataset import ClipViews, Corpus, load_corpus
+from endofm.data.loader import make_loader
+from endofm.tasks.pretraining import PretrainingStep, build_task
+from endofm.training.checkpoint import Checkpoints
+from endofm.training.log import RunLog
+from endofm.training.monitor import Monitor
+from endofm.training.optim import adamw
+from endofm.training.setup import Run, start_run
+from pretrain.config import PretrainConfig
+from pretrain.finish import export
+from pretrain.plan import check_files, check_memory, make_plan
+
+
+def train(config: PretrainConfig) -> Path:
+    """Run, or go on with, a recipe; the folder of the exported model."""
+    corpus = load_corpus(config.data)
+    check_files(config, corpus)
+    with start_run(config.run, as_tree(config)) as run:
+        return train_on(config, corpus, run)
+
+
+def train_on(config: PretrainConfig, corpus: Corpus, run: Run) -> Path:
+    """The run itself, in a folder that is ours."""
+    check_memory(config, run.device)
+    plan = make_plan(config, corpus, run.rank, run.world)
+
+    core, origin = build_task(config.model, config.views, config.objective)
+    if config.run.compile:
+        core.compile_backbones()
+    task, optimizer = run.accelerator.prepare(core, adamw(core))
+    run.seed_process()
+    checkpoints = Checkpoints(run.folder / "checkpoints", run.accelerator, plan.global_batch)
+    first = checkpoints.restore()
+
+    clips = ClipViews(corpus, config.data, config.views, config.run.seed)
+    batches = iter(
+        make_loader(clips, plan.batches, first, plan.steps, config.data.workers, run.is_on_gpu)
+    )
+    take_step = PretrainingStep(run.accelerator, task, core, optimizer, config.views, config.optim)
+    monitor = Monitor(config.objective.prototypes)
+    log = RunLog(run, as_tree(config), plan.steps, first, len(corpus.segments), config.data)
+    log.say(origin if first == 0 else f"Goes on from the checkpoint of step {first}.")
+
+    for step in range(first, plan.steps):
+        now = plan.schedules.at(step)
+        start = time.perf_counter()
+        micro = list(islice(batches, config.optim.accumulate))
+        waited = time.perf_counter() - start
+        outputs, scalars = take_step(micro, now)
+        monitor.update(outputs)
+        log.update(step, scalars, micro, waited)
+        stopped = run.stopped_at(step)
+        save = stopped or run.saves_after(step) or step + 1 == plan.steps
+        if save or run.logs_after(step):
+            log.flush(now, plan.global_batch, monitor)
+        if save:
+            checkpoints.save(step + 1)
+        if stopped:
+            log.close(f"Stopped after step {step + 1}; the same command goes on from there.")
+            raise SystemExit(128 + stopped)
+    log.close()
+    return export(config, core, plan, run)

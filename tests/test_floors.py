@@ -1,0 +1,55 @@
+"""No import goes up, and ground rooms don't import each other (shared design, "Floors")."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BASEMENT = {"config", "errors", "processes", "__init__"}
+GROUND = {"data", "models", "heads", "losses", "metrics"}
+MAY_IMPORT = {
+    **{room: BASEMENT | {room} for room in GROUND},
+    "training": BASEMENT | GROUND | {"training"},
+    "hub": BASEMENT | {"models", "hub"},
+    "report": BASEMENT | GROUND | {"training", "hub", "report"},
+    "tasks": BASEMENT | GROUND | {"training", "hub", "tasks"},
+    "cli": BASEMENT | GROUND | {"training", "hub", "report", "tasks", "cli"},
+    **{name: BASEMENT for name in BASEMENT - {"__init__"}},
+    "__init__": BASEMENT | {"hub", "models"},
+}
+
+
+def imported_rooms(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] in ("pretrain", "finetune", "tests"):
+                yield parts[0]
+            elif parts[0] == "endofm" and len(parts) > 1:
+                yield parts[1] if parts[1] != "__version__" else "__init__"
+
+
+def test_no_import_goes_up():
+    files = sorted((ROOT / "endofm").rglob("*.py"))
+    assert len(files) > 30
+    for path in files:
+        room = path.relative_to(ROOT / "endofm").parts[0].removesuffix(".py")
+        wrong = set(imported_rooms(path)) - MAY_IMPORT[room]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_importing_the_library_leaves_seeds_threads_and_signals_alone():
+    state = (
+        "(str(numpy.random.get_state()), torch.get_rng_state().tolist(), torch.get_num_threads(),"
+        " signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))"
+    )
+    imports = "import endofm, endofm.tasks.pretraining, endofm.training.log, endofm.report.views"
+    code = f"import signal, numpy, torch; before = {state}; {imports}; assert before == {state}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

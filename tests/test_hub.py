@@ -1,0 +1,105 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import endofm
+from endofm import hub
+from endofm.errors import ConfigError, WeightsError
+from endofm.models.input import InputSpec
+
+SPEC = InputSpec((0.4, 0.3, 0.2), (0.2, 0.2, 0.1), num_frames=4, pixels=32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    model = endofm.create_model(
+        "timesformer_tiny", depth=2, patch_pixels=8, image_pixels=32, gradient_checkpointing=True
+    )
+    torch.nn.init.normal_(model.blocks[1].temporal_fc.weight, std=0.1)
+    hub.save(tmp_path / "model", model, SPEC, {"steps": 7, "corpus": "a.csv"})
+    return tmp_path / "model"
+
+
+def test_a_model_folder_gives_the_backbone_back(folder):
+    model = endofm.load(folder)
+    assert not model.training and model.input_spec == SPEC
+    assert not model.config.gradient_checkpointing
+    frames = torch.randint(0, 256, (2, 4, 32, 32, 3), dtype=torch.uint8)
+    clip = model.input_spec.normalize(frames)
+    assert clip.shape == (2, 3, 4, 32, 32)
+    assert model(clip).shape == (2, 192)
+    assert model.tokens(clip).shape == (2, 1 + 4 * 16, 192)
+    weights = load_file(folder / "model.safetensors")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_folder_holds_what_others_expect(folder):
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "model.safetensors", "reference.safetensors", "README.md",
+    }  # fmt: skip
+    config = json.loads((folder / "config.json").read_text())
+    assert config["format"] == 1 and config["provenance"]["steps"] == 7
+    card = (folder / "README.md").read_text()
+    assert "endofm.load" in card and "| corpus | a.csv |" in card
+
+
+def test_weights_changed_after_saving_are_noticed_by_the_reference(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["blocks.1.mlp.fc1.weight"] *= 1.1
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match="reference output"):
+        endofm.load(folder)
+
+
+def test_changed_input_statistics_are_noticed_by_the_reference(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["input"]["mean"] = [0.5, 0.5, 0.5]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="reference output"):
+        endofm.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"format": "x"}, "format x"),
+        ({"architecture": "resnet"}, "'resnet'"),
+        ({"settings": {"width": 192, "depth": 2, "num_heads": 3, "wings": 2}}, "wings"),
+        ({"input": {"mean": [0.5], "std": [1, 1, 1]}}, "three means"),
+        ({"input": {"colour": 1}}, "colour"),
+    ],
+)
+def test_a_configuration_that_is_newer_or_unknown_is_refused_by_name(folder, change, told):
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=told):
+        endofm.load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "reference.safetensors"])
+def test_a_missing_or_cut_off_file_is_named(folder, name):
+    file = folder / name
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(WeightsError, match=name):
+        endofm.load(folder)
+    file.unlink()
+    with pytest.raises(WeightsError, match=name):
+        endofm.load(folder)
+
+
+def test_saving_again_replaces_the_folder_and_leaves_nothing_half_written(folder):
+    model = endofm.load(folder)
+    hub.save(folder, model, SPEC, {"steps": 9})
+    assert "| steps | 9 |" in (folder / "README.md").read_text()
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_frames_of_another_kind_are_refused():
+    with pytest.raises(ConfigError, match="uint8 RGB"):
+        SPEC.normalize(torch.zeros(4, 32, 32, 3))
+    with pytest.raises(ConfigError, match="uint8 RGB"):
+        SPEC.normalize(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))

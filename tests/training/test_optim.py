@@ -1,0 +1,116 @@
+import pytest
+import torch
+from torch import nn
+
+from endofm.errors import ConfigError, RunError
+from endofm.heads.projection import ProjectionHead
+from endofm.models.registry import create_model
+from endofm.training.optim import OptimConfig, clip_gradients, parameter_groups
+from endofm.training.step import MAX_SKIPPED, optimize
+
+
+def with_gradients(*values):
+    parameters = [nn.Parameter(torch.zeros(len(value))) for value in values]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = torch.tensor(value)
+    return parameters
+
+
+def test_per_tensor_clipping_bounds_each_tensor_by_itself():
+    large, small = with_gradients([6.0, 8.0], [0.3, 0.4])
+    norm = clip_gradients([large, small], 5.0, "per_tensor")
+    torch.testing.assert_close(large.grad, torch.tensor([3.0, 4.0]))
+    torch.testing.assert_close(small.grad, torch.tensor([0.3, 0.4]))
+    assert norm.item() == pytest.approx((100 + 0.25) ** 0.5)
+
+
+def test_global_clipping_keeps_the_direction_and_equals_torch():
+    ours, theirs = (with_gradients([6.0, 8.0], [0.3, 0.4]) for _ in range(2))
+    norm = clip_gradients(ours, 5.0, "global")
+    assert torch.isclose(norm, nn.utils.clip_grad_norm_(theirs, 5.0))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_no_clipping_only_measures_and_parameters_without_gradient_are_passed_over():
+    (large,) = with_gradients([6.0, 8.0])
+    assert clip_gradients([large, nn.Parameter(torch.ones(2))], 1.0, "none").item() == 10
+    torch.testing.assert_close(large.grad, torch.tensor([6.0, 8.0]))
+    assert clip_gradients([], 1.0, "global").item() == 0
+
+
+def test_biases_norms_and_frozen_gains_do_not_decay_but_embeddings_and_weights_do():
+    backbone = create_model("timesformer_tiny", depth=1, image_pixels=32)
+    head = ProjectionHead(192, num_prototypes=8, hidden=16, bottleneck=4)
+    module = nn.ModuleDict({"backbone": backbone, "head": head})
+    names = {id(p): name for name, p in module.named_parameters()}
+    decayed, plain = ({names[id(p)] for p in g["params"]} for g in parameter_groups(module))
+    assert all(name.endswith(".bias") or "norm" in name for name in plain)
+    assert {"backbone.pos_embed", "backbone.cls_token", "head.last_layer.weight_v"} <= decayed
+    assert "head.last_layer.weight_g" not in decayed | plain  # fixed at 1
+    assert len(decayed) + len(plain) + 1 == len(names)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"epochs": 0}, {"batch_size": 0}, {"accumulate": 0}, {"warmup_epochs": 99},
+     {"lr_per_256": 0.0}, {"clip_norm": 0.0}, {"weight_decay": (-1.0, 0.0)}],
+)  # fmt: skip
+def test_options_that_cannot_be_meant_are_refused(changes):
+    with pytest.raises(ConfigError, match=r"optim\."):
+        OptimConfig(**changes)
+
+
+class Overflowing:
+    """Stands in for an accelerator whose first updates overflow float16."""
+
+    mixed_precision = "fp16"
+
+    def __init__(self, overflows):
+        self.overflows, self.tries = overflows, 0
+
+    def no_sync(self, task):
+        import contextlib
+
+        return contextlib.nullcontext()
+
+    def backward(self, loss):
+        loss.backward()
+
+    def unscale_gradients(self, optimizer):
+        self.tries += 1
+
+    @property
+    def optimizer_step_was_skipped(self):
+        return self.tries <= self.overflows
+
+
+class Out:
+    def __init__(self, total):
+        self.total = total
+
+
+def run_step(overflows):
+    accelerator, forgotten, seen = Overflowing(overflows), [], []
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+
+    def forward(batch):
+        seen.append(batch)
+        return Out((parameter * batch).sum())
+
+    outputs, _ = optimize(
+        accelerator, nn.Identity(), optimizer, [1.0, 2.0], forward,
+        lambda: parameter.grad.norm(), lambda: forgotten.append(1),
+    )  # fmt: skip
+    return outputs, seen, forgotten
+
+
+def test_an_overflowing_step_is_tried_again_on_the_same_batches():
+    outputs, seen, forgotten = run_step(overflows=2)
+    assert seen == [1.0, 2.0] * 3 and len(forgotten) == 2 and len(outputs) == 2
+
+
+def test_a_run_that_only_overflows_ends_with_a_sentence():
+    with pytest.raises(RunError, match="bf16"):
+        run_step(overflows=MAX_SKIPPED + 1)
