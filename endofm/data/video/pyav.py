@@ -40,7 +40,7 @@ class PyAVReader(BaseReader):
         self._container = self._connect()
         try:
             known = recall(path)
-            if known is None or known.num_frames <= _SHORT_FRAMES:
+            if known is None or known.num_frames <= self._room():
                 known = self._survey()
                 remember(path, known)
         except BaseException:
@@ -107,12 +107,16 @@ class PyAVReader(BaseReader):
         self._container.close()
         self._container = self._connect()
 
+    def _room(self) -> int:
+        """How many frames a file may have to be a short one."""
+        num_bytes = 3 * self._stream.height * self._stream.width
+        return min(_SHORT_FRAMES, _SHORT_BYTES // max(1, num_bytes))
+
     def _survey(self) -> Timetable:
         """Read all packets; decode all frames of a short file, the first ones of a long one."""
         stream = self._stream
         packets = self._packets()
-        height, width = stream.height, stream.width
-        room = min(_SHORT_FRAMES, _SHORT_BYTES // max(1, 3 * height * width))
+        room = self._room()
         first = list(itertools.islice(packets, room + 2))  # the last packet of all is an empty one
         scan = _Scan(itertools.chain(first, packets))
         promised = len(stream.index_entries)
@@ -227,7 +231,7 @@ class PyAVReader(BaseReader):
         among = set(run)
         self._check_whole(self._table, start, run[-1])
         for frame in self._decoded(self._packets_from(key)):
-            if index == start and _is_before(frame.pts, int(times[start])):
+            if index == start and frame.pts is not None and frame.pts < times[start]:
                 continue  # of the group before
             if frame.pts != times[index]:
                 raise self._damage(f"its frame {index} does not come at its time")
@@ -269,31 +273,24 @@ class PyAVReader(BaseReader):
             raise self._damage("a stream begins on the way that its head does not name") from error
 
     def _decoded(self, packets: _Packets) -> Iterator[av.VideoFrame]:
-        """Frames in the order shown, from the first key packet on.
+        """Frames in the order shown, from the first key packet on; `VideoError` for damage.
 
-        Pictures that are shown before it depend on what lies before the start: whether they come
-        out is the decoder's to say, and what it says against them is no damage.
+        Whether pictures that are shown before it come out is the decoder's to say, for they may
+        depend on what lies before the start.
         """
-        key: int | None = None
         is_started = False
         for packet in packets:
             is_started = is_started or packet.is_keyframe
             if not is_started and packet.size:
                 continue
-            key = packet.pts if key is None else key
-            is_leading = _is_before(packet.pts, key)
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
-                if is_leading:
-                    continue
                 raise self._damage(_said(error)) from error
             if packet.is_corrupt:
                 raise self._damage("a packet is incomplete")
             for frame in frames:
                 if frame.is_corrupt:
-                    if _is_before(frame.pts, key):
-                        continue
                     raise self._damage("a frame is corrupt")
                 yield frame
 
@@ -380,10 +377,6 @@ def _rising(times: list[int | None]) -> np.ndarray | None:
         return None
     array = np.array(times, np.int64)
     return array if (np.diff(array) > 0).all() else None
-
-
-def _is_before(time: int | None, key: int | None) -> bool:
-    return time is not None and key is not None and time < key
 
 
 def _turned(picture: np.ndarray, quarters: int) -> np.ndarray:
