@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate.state import PartialState
 from rich.console import Console
+from rich.text import Text
 
 from endofm.config import parse_config
 from endofm.data.dataset import load_corpus
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         command = read_command(sys.argv[1:] if arguments is None else arguments)
         act(command)
     except EndofmError as error:
-        console.print(f"[red]error:[/] {error}")
+        console.print(Text.assemble(("error:", "red"), f" {error}"))
         raise SystemExit(1) from error
     except torch.OutOfMemoryError as error:
         console.print(
@@ -51,20 +52,20 @@ def act(command: Command) -> None:
     if not command.explain and command.show_views is None:
         folder = train(config)
         if PartialState().is_main_process:
-            console.print(f'The model is in {folder}; endofm.load("{folder}") gives it back.')
+            console.print(Text(f'The model is in {folder}; endofm.load("{folder}") gives it back.'))
         return
     corpus = load_corpus(config.data)
     missing = check_files(config, corpus)
     if command.explain:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         plan = make_plan(config, corpus, rank=0, world=int(os.environ.get("WORLD_SIZE", "1")))
-        console.print(explain(config, corpus, plan, device))
+        console.print(Text(explain(config, corpus, plan, device)))
         if missing:
             console.print(f"missing          {missing} clips have no file, or one of no bytes")
         check_memory(config, device)
     if command.show_views is not None:
         draw_views(command.show_views, corpus, config.data, config.views, config.run.seed)
-        console.print(f"{command.show_views} shows the views of the run's first clips.")
+        console.print(Text(f"{command.show_views} shows the views of the run's first clips."))
 
 
 if __name__ == "__main__":

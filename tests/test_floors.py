@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "hub": BASEMENT | {"models", "hub"},
     "report": BASEMENT | GROUND | {"training", "hub", "report"},
     "tasks": BASEMENT | GROUND | {"training", "hub", "tasks"},
+    "__main__": {"cli"},
     "cli": BASEMENT | GROUND | {"training", "hub", "report", "tasks", "cli"},
     **{name: BASEMENT for name in BASEMENT - {"__init__"}},
     "__init__": BASEMENT | {"hub", "models"},

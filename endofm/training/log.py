@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor
 
 from endofm.data.dataset import Broken, DataConfig
@@ -82,11 +83,11 @@ class RunLog:
         """Say something once."""
         if sentence not in self.warned:
             self.warned.add(sentence)
-            self.console.print(f"[yellow]warning:[/] {sentence}")
+            self.console.print(Text.assemble(("warning:", "yellow"), f" {sentence}"))
 
     def say(self, sentence: str) -> None:
         """A plain line."""
-        self.console.print(sentence)
+        self.console.print(Text(sentence))
 
     def update(
         self, step: int, scalars: Mapping[str, Tensor], batches: Sequence[Batch], waited: float
