@@ -145,9 +145,9 @@ tags: [video, endoscopy, self-supervised]
 
 # Video transformer for endoscopy
 
-A TimeSformer ({settings["attention"].replace("_", " ")} attention, width {settings["width"]}, depth
-{settings["depth"]}, patch {settings["patch_pixels"]} px, {parameters:.1f} M parameters), the average
-("teacher") of a self-supervised pretraining run.
+A TimeSformer ({settings["attention"].replace("_", " ")} attention, width {settings["width"]},
+depth {settings["depth"]}, patch {settings["patch_pixels"]} px, {parameters:.1f} M parameters),
+the average ("teacher") of a self-supervised pretraining run.
 
 ```python
 import endofm

@@ -1,5 +1,7 @@
 """How much frozen features [S, D] know: nearest neighbours, a linear probe, retrieval."""
 
+from typing import TypedDict
+
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegressionCV
@@ -10,6 +12,16 @@ from sklearn.preprocessing import StandardScaler
 
 Features = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.str_]
+
+
+class Score(TypedDict):
+    """Balanced accuracy (0 to 1) of features at telling a label, by a method, for one seed."""
+
+    features: str
+    label: str
+    method: str
+    seed: int
+    score: float
 
 
 def unit(features: Features) -> Features:

@@ -15,6 +15,9 @@ from endofm.errors import ConfigError
 
 Resize = Literal["nearest", "smooth"]
 
+PRODUCTS_ON_CPU = range(9, 400)
+"""Sequence lengths at which two matrix products beat the fused kernel on a CPU."""
+
 
 class PatchEmbed(nn.Module):
     """Cuts every frame into square patches and projects each to a token."""
@@ -61,7 +64,7 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:  # [B, N, D] -> [B, N, D]
         """Every token gathers from all tokens of its sequence."""
         query, key, value = self._query_key_value(tokens)
-        gathered = F.scaled_dot_product_attention(query, key, value)
+        gathered = gather(query, key, value)
         out: Tensor = self.proj(rearrange(gathered, "b heads n d -> b n (heads d)"))
         return out
 
@@ -79,6 +82,18 @@ class Attention(nn.Module):
             heads=self.num_heads,
         )
         return qkv[0], qkv[1], qkv[2]
+
+
+def gather(query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # [B, heads, N, D] each
+    """Attention by the fastest kernel of the device.
+
+    Fused (memory linear in N) on a GPU. On a CPU the fused kernel is the slower one for sequences
+    of middling length, several times so in the backward pass, and two products are taken there.
+    """
+    if query.device.type == "cpu" and query.shape[-2] in PRODUCTS_ON_CPU:
+        scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
+        return scores.softmax(dim=-1) @ value
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 class Mlp(nn.Module):

@@ -25,7 +25,7 @@ from endofm.report.html import (
     Text,
     write_page,
 )
-from endofm.report.results import Score, results_table
+from endofm.report.results import results_table
 from endofm.training.monitor import Health
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "Heading",
     "Listing",
     "Picture",
-    "Score",
     "Section",
     "Table",
     "Text",

@@ -2,23 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import TypedDict
 
+from endofm.metrics.representation import Score
 from endofm.report.html import Bold, Table
 
 OURS, BASELINE = "pretrained", "untrained"
 SAME = 5e-4
 """Scores closer than half of the last digit shown are called equal."""
-
-
-class Score(TypedDict):
-    """Balanced accuracy (0 to 1) of features at telling a label, by a method, for one seed."""
-
-    features: str
-    label: str
-    method: str
-    seed: int
-    score: float
 
 
 Scores = dict[int, float]  # by seed

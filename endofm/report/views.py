@@ -17,17 +17,22 @@ THUMB, GAP, MARGIN = 56, 2, 92
 Image = npt.NDArray[np.uint8]
 
 
-def draw_views(
-    path: Path, corpus: Corpus, data: DataConfig, views: ViewsConfig, seed: int, num_clips: int = 3
-) -> None:
-    """Write a PNG with the views of the first clips of a run, as the run itself will cut them."""
+def draw_views(path: Path, corpus: Corpus, data: DataConfig, views: ViewsConfig, seed: int) -> None:
+    """Write a PNG with the views of the first clips of a run."""
+    write_png(path, views_sheet(corpus, data, views, seed))
+
+
+def views_sheet(
+    corpus: Corpus, data: DataConfig, views: ViewsConfig, seed: int, num_clips: int = 3
+) -> Image:
+    """The views of the first clips of a run, just as the run itself cuts them."""
     order, blocks = SampleOrder(corpus, seed), []
     for position in range(min(num_clips, order.epoch_length)):
         place = order.at(position)
         segment = corpus.parts[place.part][place.row]
         cut = clip_views(segment, views, data, seed, place.epoch)
         blocks.append(clip_block(cut, views, segment.name))
-    write_png(path, stack(blocks))
+    return stack(blocks)
 
 
 def clip_block(cut: list[View], views: ViewsConfig, title: str) -> Image:

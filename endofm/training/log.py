@@ -92,7 +92,7 @@ class RunLog:
     def update(
         self, step: int, scalars: Mapping[str, Tensor], batches: Sequence[Batch], waited: float
     ) -> None:
-        """Take a step: scalars still on the device, its batches, the seconds they were waited for."""
+        """Take a step: scalars still on the device, its batches, seconds waited for them."""
         self.keys = list(scalars)
         self.pending.steps.append(step)
         self.pending.values.append(torch.stack([one.detach().float() for one in scalars.values()]))

@@ -19,6 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from endofm.config import differences
 from endofm.errors import ConfigError, RunError
 from endofm.processes import gather_objects
+from endofm.training.matmul import use_fast_products
 
 MAY_CHANGE = ("data.workers", "run.log_every", "run.save_every", "run.trackers")
 """What may differ between the starts of one run, since no number depends on it."""
@@ -168,6 +169,8 @@ def start_run(config: RunConfig, tree: Mapping[str, Any], use_cpu: bool = False)
     if accelerator.is_main_process:
         text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
         write_text(config.out / "config.yaml", text)
+    if accelerator.device.type == "cpu":
+        use_fast_products()
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)  # noqa: NPY002
     torch.manual_seed(config.seed)

@@ -1,0 +1,174 @@
+"""`make demo`: a synthetic corpus, three small runs, and whether they learned anything.
+
+Clips of the training split are pretrained on without their labels. Frozen features of the held-out
+clips are then asked for polyp and scene by k-NN and linear probe, beside the same network untrained
+and plain colour statistics; each seed is a run of its own. Runs go on where an earlier call
+stopped.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table as Grid
+
+from endofm import hub
+from endofm.config import to_yaml
+from endofm.data.dataset import load_corpus
+from endofm.data.manifest import read_manifest
+from endofm.data.synthetic import CorpusSpec, write_corpus
+from endofm.errors import EndofmError
+from endofm.metrics.representation import Score, color_statistics
+from endofm.report.curves import loss_curves, read_metrics
+from endofm.report.features import compare_sheet
+from endofm.report.page import (
+    Heading,
+    Listing,
+    Picture,
+    Section,
+    Text,
+    results_table,
+    untrained_twin,
+    write_page,
+)
+from endofm.report.views import views_sheet
+from endofm.tasks.features import embed_clips, load_clips
+from endofm.tasks.probes import probe_scores
+from endofm.training.setup import write_text
+from pretrain.__main__ import read_command
+from pretrain.config import PretrainConfig
+from pretrain.train import train
+
+RECIPE = Path(__file__).parent / "configs" / "demo.yaml"
+CHANCE = {"polyp": 1 / 2, "scene": 1 / 4}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Pretrain on a synthetic corpus, compare with no pretraining, and write a page about it."""
+
+    out: Path = Path("demo")
+    """Folder for corpus, runs and page."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run each."""
+    num_clips: int = 120
+    """Clips of the corpus; half are trained on, half are held out."""
+    epochs: float | None = None
+    """Passes over the training clips; by default the recipe's."""
+
+
+def main() -> None:
+    """Run the demo; a fault is one sentence and exit status 1."""
+    console = Console(highlight=False, soft_wrap=True)
+    demo = tyro.cli(Demo, prog="python -m pretrain.demo")
+    try:
+        page = run_demo(demo, console)
+    except EndofmError as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False)
+        sys.exit(1)
+    console.print(
+        f"\nOpen {page} in a browser: curves, views, features and the table.", markup=False
+    )
+
+
+def run_demo(demo: Demo, console: Console) -> Path:
+    """Corpus, runs, scores, page; the page's path."""
+    start = time.perf_counter()
+    spec = CorpusSpec(num_clips=demo.num_clips, test_share=0.5)
+    console.print(f"[bold]1  corpus[/]  {spec.num_clips} synthetic clips")
+    manifest = write_corpus(demo.out / "corpus", spec)
+    recipe = read_command(["--config", str(RECIPE)]).recipe
+    recipe = replace(recipe, data=replace(recipe.data, manifests=(manifest,)))
+    if demo.epochs is not None:
+        recipe = replace(recipe, optim=replace(recipe.optim, epochs=demo.epochs))
+    runs: dict[int, PretrainConfig] = {}
+    for seed in demo.seeds:
+        console.print(f"[bold]2  pretraining[/]  seed {seed}")
+        runs[seed] = replace(
+            recipe, run=replace(recipe.run, seed=seed, out=demo.out / f"seed_{seed}")
+        )
+        train(runs[seed])
+    console.print("[bold]3  what the features know[/]")
+    scores = [row for seed, config in runs.items() for row in evaluate(manifest, config, seed)]
+    write_text(demo.out / "scores.json", json.dumps(scores, indent=1))
+    console.print(score_grid(scores))
+    minutes = (time.perf_counter() - start) / 60
+    return write_report(demo, runs, manifest, scores, minutes)
+
+
+def evaluate(manifest: Path, config: PretrainConfig, seed: int) -> list[Score]:
+    """Scores of one run's model and of both baselines on the held-out clips."""
+    model = hub.load(config.run.out / "model")
+    segments = read_manifest(manifest)
+    train_part = [segment for segment in segments if segment.split == "train"]
+    test_part = [segment for segment in segments if segment.split == "test"]
+    frames, pixels = model.input_spec.num_frames, model.input_spec.pixels
+    seen, held_out = (load_clips(part, frames, pixels) for part in (train_part, test_part))
+    twin = untrained_twin(model, seed)
+    kinds = {
+        "pretrained": (embed_clips(model, seen), embed_clips(model, held_out)),
+        "untrained": (embed_clips(twin, seen), embed_clips(twin, held_out)),
+        "color statistics": (color_statistics(seen), color_statistics(held_out)),
+    }
+    return probe_scores(kinds, train_part, test_part, list(CHANCE), seed)
+
+
+def score_grid(scores: list[Score]) -> Grid:
+    """The scores as a table for the terminal."""
+    table = results_table(scores, CHANCE)
+    grid = Grid(*table.columns, title=table.caption)
+    for row in table.rows:
+        grid.add_row(*(str(cell) for cell in row))
+    return grid
+
+
+def write_report(
+    demo: Demo,
+    runs: dict[int, PretrainConfig],
+    manifest: Path,
+    scores: list[Score],
+    minutes: float,
+) -> Path:
+    """The page: what was done, the table with its sentences, curves, views and features."""
+    first = next(iter(runs.values()))
+    model = hub.load(first.run.out / "model")
+    test = [segment for segment in read_manifest(manifest) if segment.split == "test"][:4]
+    clips = load_clips(test, model.input_spec.num_frames, model.input_spec.pixels)
+    names = [f"{s.labels['scene']}, {s.labels['polyp']}" for s in test]
+    models = {"pretrained": model, "untrained": untrained_twin(model, first.run.seed)}
+    metrics = {f"seed {s}": read_metrics(c.run.out / "metrics.jsonl") for s, c in runs.items()}
+    steps = max(int(rows[-1]["step"]) for rows in metrics.values())
+    sections: list[Section] = [
+        Text(
+            f"{len(runs)} runs of {steps} steps on {demo.num_clips // 2} synthetic clips without "
+            f"their "
+            f"labels, differing in their seed only; {minutes:.1f} minutes on this machine, corpus "
+            f"included. The other {demo.num_clips - demo.num_clips // 2} clips are held out: the "
+            f"table "
+            "says how well frozen features tell their labels."
+        ),
+        Heading("What the features know"),
+        results_table(scores, CHANCE),
+        Heading("Course of the runs"),
+        Picture("Each line is a seed.", loss_curves(metrics)),
+        Heading("What the model is trained on"),
+        Picture(
+            "Views of some clips, as the first run has seen them: every row is one view, frame by "
+            "frame.",
+            views_sheet(load_corpus(first.data), first.data, first.views, first.run.seed),
+        ),
+        Heading("What the model sees"),
+        Picture("Held-out clips, seed 0.", compare_sheet(models, clips, names)),
+        Listing("The recipe, resolved", to_yaml(first)),
+    ]
+    return write_page(
+        demo.out / "report.html", "endofm demo: pretrained against untrained", sections
+    )
+
+
+if __name__ == "__main__":
+    main()
