@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m pretrain.demo --out $(DEMO)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n auto
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -85,7 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         act(command)
     except (EndofmError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(Text(_sentence(error), style="red"))
+        Console(stderr=True, soft_wrap=True).print(
+            Text.assemble(("error:", "red"), f" {_sentence(error)}")
+        )
         raise SystemExit(1) from error
 
 
@@ -114,19 +116,24 @@ def make_manifest(command: Manifest) -> None:
     with _progress("paths") as show:
         segments, left_out = manifest_from_folder(folder, command.clip_seconds, progress=show)
     for sentence in left_out:
-        _say(sentence)
+        _say(f"left out: {sentence}")
     if not segments:
         raise ManifestError(f"{folder} holds no usable video, so {command.out} is not written.")
     write_manifest(command.out, [_moved(segment, root) for segment in segments])
     videos = len({segment.path for segment in segments})
     frames = sum(segment.num_frames or 0 for segment in segments)
-    found = f"clips {len(segments)}, videos {videos}, frames {frames}, left out {len(left_out)}"
-    _say(f"{command.out} is written: {found}.")
+    _say(
+        f"{command.out} is written: clips {len(segments)}, files and folders {videos}, "
+        f"frames {frames}, left out {len(left_out)}."
+    )
     flags = ["--data.manifests", str(command.out)]
     if root != home:
         _say("Its paths do not start from its own folder, so --data.root must be given.")
         flags += ["--data.root", str(root)]
-    _say(f"To train on it: python -m pretrain {shlex.join(flags)}")
+    recipe = "--config pretrain/configs/vits16.yaml"
+    _say(
+        f"What training on it would take: python -m pretrain {recipe} {shlex.join(flags)} --explain"
+    )
 
 
 def check_model(folder: Path) -> None:

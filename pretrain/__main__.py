@@ -56,14 +56,15 @@ def act(command: Command) -> None:
         return
     corpus = load_corpus(config.data)
     missing = check_files(config, corpus)
-    if command.explain:
+    is_main = os.environ.get("RANK", "0") == "0"
+    if command.explain and is_main:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         plan = make_plan(config, corpus, rank=0, world=int(os.environ.get("WORLD_SIZE", "1")))
         console.print(Text(explain(config, corpus, plan, device)))
         if missing:
             console.print(f"missing          {missing} clips have no file, or one of no bytes")
         check_memory(config, device)
-    if command.show_views is not None:
+    if command.show_views is not None and is_main:
         draw_views(command.show_views, corpus, config.data, config.views, config.run.seed)
         console.print(Text(f"{command.show_views} shows the views of the run's first clips."))
 

@@ -8,6 +8,7 @@ import tyro
 
 from endofm.data.dataset import DataConfig
 from endofm.data.views import ViewsConfig
+from endofm.errors import ConfigError
 from endofm.models.build import ModelConfig
 from endofm.tasks.pretraining import ObjectiveConfig
 from endofm.training.optim import OptimConfig
@@ -30,6 +31,17 @@ class PretrainConfig:
     """How long and how fast."""
     run: RunConfig = RunConfig()
     """Where and how."""
+
+    def __post_init__(self) -> None:
+        """Refuse views that patches can't tile."""
+        patch = self.model.patch_pixels
+        for name in ("global_pixels", "local_pixels"):
+            pixels = getattr(self.views, name)
+            if patch < 1 or pixels < patch or pixels % patch:
+                raise ConfigError(
+                    f"views.{name} is {pixels}, which is not a multiple of model.patch_pixels "
+                    f"({patch}); change one of them."
+                )
 
 
 @dataclass(frozen=True)

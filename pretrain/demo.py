@@ -7,8 +7,10 @@ stopped.
 """
 
 import json
+import os
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,8 +57,8 @@ class Demo:
     """Folder for corpus, runs and page."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run each."""
-    num_clips: int = 120
-    """Clips of the corpus; half are trained on, half are held out."""
+    num_clips: int = 360
+    """Clips of the corpus; two thirds are trained on, one third is held out."""
     epochs: float | None = None
     """Passes over the training clips; by default the recipe's."""
 
@@ -78,13 +80,15 @@ def main() -> None:
 def run_demo(demo: Demo, console: Console) -> Path:
     """Corpus, runs, scores, page; the page's path."""
     start = time.perf_counter()
-    spec = CorpusSpec(num_clips=demo.num_clips, test_share=0.5)
+    spec = CorpusSpec(demo.num_clips, num_frames=16, height=96, width=96, test_share=1 / 3)
     console.print(f"[bold]1  corpus[/]  {spec.num_clips} synthetic clips")
-    manifest = write_corpus(demo.out / "corpus", spec)
+    manifest = write_corpus(demo.out / "corpus", spec, workers=os.cpu_count() or 1)
     recipe = read_command(["--config", str(RECIPE)]).recipe
     recipe = replace(recipe, data=replace(recipe.data, manifests=(manifest,)))
     if demo.epochs is not None:
-        recipe = replace(recipe, optim=replace(recipe.optim, epochs=demo.epochs))
+        warmup = min(recipe.optim.warmup_epochs, demo.epochs / 4)
+        optim = replace(recipe.optim, epochs=demo.epochs, warmup_epochs=warmup)
+        recipe = replace(recipe, optim=optim)
     runs: dict[int, PretrainConfig] = {}
     for seed in demo.seeds:
         console.print(f"[bold]2  pretraining[/]  seed {seed}")
@@ -136,7 +140,9 @@ def write_report(
     """The page: what was done, the table with its sentences, curves, views and features."""
     first = next(iter(runs.values()))
     model = hub.load(first.run.out / "model")
-    test = [segment for segment in read_manifest(manifest) if segment.split == "test"][:4]
+    segments = read_manifest(manifest)
+    count = Counter(segment.split for segment in segments)
+    test = [segment for segment in segments if segment.split == "test"][:4]
     clips = load_clips(test, model.input_spec.num_frames, model.input_spec.pixels)
     names = [f"{s.labels['scene']}, {s.labels['polyp']}" for s in test]
     models = {"pretrained": model, "untrained": untrained_twin(model, first.run.seed)}
@@ -144,12 +150,10 @@ def write_report(
     steps = max(int(rows[-1]["step"]) for rows in metrics.values())
     sections: list[Section] = [
         Text(
-            f"{len(runs)} runs of {steps} steps on {demo.num_clips // 2} synthetic clips without "
-            f"their "
+            f"{len(runs)} runs of {steps} steps on {count['train']} synthetic clips without their "
             f"labels, differing in their seed only; {minutes:.1f} minutes on this machine, corpus "
-            f"included. The other {demo.num_clips - demo.num_clips // 2} clips are held out: the "
-            f"table "
-            "says how well frozen features tell their labels."
+            f"included. {count['test']} other clips are held out: the table says how well frozen "
+            "features tell their labels."
         ),
         Heading("What the features know"),
         results_table(scores, CHANCE),

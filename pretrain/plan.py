@@ -144,7 +144,8 @@ def explain(config: PretrainConfig, corpus: Corpus, plan: Plan, device: torch.de
         f"batch            {plan.batches.global_batch} clips a step = {plan.batches.batch_size} x "
         f"{plan.batches.accumulate} accumulated x {plan.batches.world} processes",
         f"steps            {plan.steps} ({config.optim.epochs:g} epochs of "
-        f"{schedules.steps_per_epoch})",
+        f"{schedules.steps_per_epoch}); every clip is seen about "
+        f"{plan.steps * plan.global_batch / plan.clips_per_epoch:.3g} times",
         f"learning rate    {schedules.learning_rate:.3g} after {schedules.warmup_steps} steps of "
         f"warm-up, {schedules.min_learning_rate:.0e} at the end",
         f"weight decay     {now(0).weight_decay:g} to {schedules.weight_decay[1]:g}",
@@ -155,9 +156,16 @@ def explain(config: PretrainConfig, corpus: Corpus, plan: Plan, device: torch.de
         f"memory           about {needed / 2**30:.1f} GiB of {device_memory(device) / 2**30:.0f} "
         f"on "
         f"{device.type}",
-        f"time             about {seconds:.2g} s a step, {seconds * plan.steps / 3600:.2g} h in "
-        f"all on "
-        f"{plan.batches.world} x {device.type} like this one, if reading keeps up",
+        f"time             about {duration(seconds)} a step, {duration(seconds * plan.steps)} in "
+        f"all on {plan.batches.world} x {device.type} like this one, if reading keeps up",
         f"writes to        {config.run.out}",
     ]
     return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would take."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

@@ -36,7 +36,9 @@ def train_on(config: PretrainConfig, corpus: Corpus, run: Run) -> Path:
         core.compile_backbones()
     task, optimizer = run.accelerator.prepare(core, adamw(core))
     run.seed_process()
-    checkpoints = Checkpoints(run.folder / "checkpoints", run.accelerator, plan.global_batch)
+    checkpoints = Checkpoints(
+        run.folder / "checkpoints", run.accelerator, plan.global_batch, corpus.fingerprint
+    )
     first = checkpoints.restore()
 
     clips = ClipViews(corpus, config.data, config.views, config.run.seed)

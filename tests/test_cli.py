@@ -46,7 +46,7 @@ def test_a_manifest_beside_its_videos_needs_no_root(tmp_path, capsys):
     assert [s.name for s in segments] == ["in/day 1/a[1].mp4[0:30]", "in/day 1/a[1].mp4[30:60]"]
     assert {s.group for s in segments} == {"in/day 1/a[1].mp4"}
     assert first_frames(segments[1]) == [30, 31, 32]
-    assert "clips 2, videos 1, frames 60, left out 1" in said
+    assert "clips 2, files and folders 1, frames 60, left out 1" in said
     assert str(tmp_path / "in/broken.mp4") in said.splitlines()[0]
     assert "--data.root" not in said
 
@@ -64,7 +64,7 @@ def test_a_manifest_can_start_from_a_root_of_choice(tmp_path, capsys):
     write_video(tmp_path / "disk/site/a.mp4", 20)
     out = tmp_path / "lists/m.csv"
     main(["manifest", str(tmp_path / "disk/site"), str(out), "--root", str(tmp_path / "disk")])
-    assert f"--data.root {tmp_path}/disk\n" in capsys.readouterr().out
+    assert f"--data.root {tmp_path}/disk --explain\n" in capsys.readouterr().out
     (segment,) = read_manifest(out, tmp_path / "disk")
     assert segment.path == "site/a.mp4" and first_frames(segment) == [0, 1, 2]
     words = ("manifest", tmp_path / "disk/site", out, "--root", tmp_path / "lists")
@@ -149,4 +149,4 @@ def test_names_in_brackets_are_printed_as_they_are(tmp_path, capsys):
 def test_the_module_runs_as_the_command():
     words = [sys.executable, "-m", "endofm", "check", "nowhere"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert done.returncode == 1 and done.stderr.startswith("nowhere is not a model folder")
+    assert done.returncode == 1 and done.stderr.startswith("error: nowhere is not a model folder")

@@ -1,6 +1,7 @@
 """(position in the run) -> a clip's views, and the order of a run."""
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,12 @@ class Corpus:
     def segments(self) -> list[Segment]:
         """All segments, manifest by manifest."""
         return [segment for part in self.parts for segment in part]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any clip, its place, or a weight; not with where the files lie."""
+        text = repr(([[segment.name for segment in part] for part in self.parts], self.weights))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def takes(self) -> list[int]:

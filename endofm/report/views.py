@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from endofm.data.dataset import Corpus, DataConfig, SampleOrder, clip_views
+from endofm.data.dataset import ClipViews, Corpus, DataConfig
 from endofm.data.transforms import to_network_input
 from endofm.data.views import View, ViewsConfig
 from endofm.errors import RunError
@@ -26,12 +26,9 @@ def views_sheet(
     corpus: Corpus, data: DataConfig, views: ViewsConfig, seed: int, num_clips: int = 3
 ) -> Image:
     """The views of the first clips of a run, just as the run itself cuts them."""
-    order, blocks = SampleOrder(corpus, seed), []
-    for position in range(min(num_clips, order.epoch_length)):
-        place = order.at(position)
-        segment = corpus.parts[place.part][place.row]
-        cut = clip_views(segment, views, data, seed, place.epoch)
-        blocks.append(clip_block(cut, views, segment.name))
+    clips = ClipViews(corpus, data, views, seed)
+    samples = [clips[position] for position in range(min(num_clips, clips.order.epoch_length))]
+    blocks = [clip_block(sample.views, views, sample.name) for sample in samples]
     return stack(blocks)
 
 

@@ -23,11 +23,13 @@ class Checkpoints:
     every process, as accelerate saves them, and `whole.json`, written last.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, global_batch: int) -> None:
-        """Checkpoints in `folder`; `global_batch` must be that of the run they belong to."""
+    def __init__(
+        self, folder: Path, accelerator: Accelerator, global_batch: int, corpus: str
+    ) -> None:
+        """Checkpoints in `folder` of a run with `global_batch` clips a step of a `corpus`."""
         self.folder = folder
         self.accelerator = accelerator
-        self.global_batch = global_batch
+        self.facts = {"global_batch": global_batch, "corpus": corpus}
 
     def whole(self) -> list[Path]:
         """Checkpoints that were written to their end, oldest first."""
@@ -48,7 +50,7 @@ class Checkpoints:
             self.accelerator.save_state(str(part))
             self.accelerator.wait_for_everyone()
             if is_main:
-                facts = {"step": step, "global_batch": self.global_batch}
+                facts = {"step": step, **self.facts}
                 (part / "whole.json").write_text(json.dumps(facts), encoding="utf-8")
                 for file in part.iterdir():
                     _flush(file)
@@ -74,11 +76,16 @@ class Checkpoints:
         if not whole:
             return 0
         facts = json.loads((whole[-1] / "whole.json").read_text(encoding="utf-8"))
-        if facts["global_batch"] != self.global_batch:
+        if facts["global_batch"] != self.facts["global_batch"]:
             raise RunError(
                 f"{whole[-1]} was made with {facts['global_batch']} clips a step, and this start "
-                f"has "
-                f"{self.global_batch} (batch_size x accumulate x processes); keep their product."
+                f"has {self.facts['global_batch']} (batch_size x accumulate x processes); keep "
+                "their product."
+            )
+        if facts["corpus"] != self.facts["corpus"]:
+            raise RunError(
+                f"{whole[-1]} was made with other clips than the manifests list now; bring the "
+                "manifests back, or give another --run.out."
             )
         self.accelerator.load_state(str(whole[-1]))
         return int(facts["step"])

@@ -78,6 +78,9 @@ class RunLog:
         self.progress.start()
         if self.is_main:
             self._drop_rows_after(first)
+        if first and self.quarantine.is_file():
+            with self.quarantine.open(encoding="utf-8", newline="") as file:
+                self.broken = {name: reason for name, reason in list(csv.reader(file))[1:]}
 
     def warn(self, sentence: str) -> None:
         """Say something once."""

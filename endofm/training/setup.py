@@ -14,15 +14,29 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
 
 from endofm.config import differences
 from endofm.errors import ConfigError, RunError
 from endofm.processes import gather_objects
 from endofm.training.matmul import use_fast_products
 
-MAY_CHANGE = ("data.workers", "run.log_every", "run.save_every", "run.trackers")
-"""What may differ between the starts of one run, since no number depends on it."""
+MAY_CHANGE = (
+    "data.manifests",  # a checkpoint knows its clips by the manifests' content
+    "data.root",
+    "data.workers",
+    "optim.batch_size",  # a checkpoint knows the clips of a step over all processes
+    "optim.accumulate",
+    "run.out",
+    "run.log_every",
+    "run.save_every",
+    "run.trackers",
+)
+"""What may differ between the starts of a run: no number hangs on it, or it is checked apart."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +172,8 @@ def start_run(config: RunConfig, tree: Mapping[str, Any], use_cpu: bool = False)
     accelerator = Accelerator(
         mixed_precision=config.precision,
         cpu=use_cpu,
+        # ours; given as a plugin, since a number would yield to accelerate's own settings
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False),
             InitProcessGroupKwargs(timeout=timedelta(minutes=10)),

@@ -259,3 +259,12 @@ def test_a_spec_that_can_not_be_made_is_explained(
 def test_an_unknown_scene_is_explained() -> None:
     with pytest.raises(ConfigError, match="no scene 'lung'; choose one of colon"):
         render_clip(0, "lung")
+
+
+def test_several_processes_write_the_same_corpus(tmp_path):
+    spec = CorpusSpec(num_clips=4, num_frames=4, height=32, width=32)
+    one = write_corpus(tmp_path / "one", spec)
+    two = write_corpus(tmp_path / "two", spec, workers=2)
+    assert one.read_text() == two.read_text()
+    for video in (tmp_path / "one" / "videos").iterdir():
+        assert video.read_bytes() == (tmp_path / "two" / "videos" / video.name).read_bytes()

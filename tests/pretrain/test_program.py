@@ -149,6 +149,38 @@ def test_another_configuration_in_the_folder_is_refused_with_the_difference(mani
     train(replace(config, run=replace(config.run, log_every=3)))  # no number depends on it
 
 
+def test_a_run_goes_on_with_its_batch_divided_otherwise(manifest, tmp_path):
+    config = small_recipe(manifest, tmp_path / "run", save_every=2)
+    train(config)
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "step-00000006" / "whole.json").unlink()
+    train(replace(config, optim=replace(config.optim, batch_size=1, accumulate=2)))
+    assert (folder / "step-00000006" / "whole.json").is_file()
+    with pytest.raises(RunError, match=r"2 clips a step, and this start has 4"):
+        train(replace(config, optim=replace(config.optim, accumulate=2)))
+
+
+def test_a_run_does_not_go_on_with_other_clips(tmp_path):
+    manifest = write_corpus(tmp_path)
+    config = small_recipe(manifest, tmp_path / "run")
+    train(config)
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([*lines[:-1], lines[-1].replace(",0,12,", ",0,11,")]) + "\n")
+    with pytest.raises(RunError, match="other clips than the manifests list now"):
+        train(config)
+
+
+def test_accelerates_own_accumulation_setting_does_not_shrink_gradients(
+    manifest, tmp_path, monkeypatch
+):
+    train(small_recipe(manifest, tmp_path / "plain"))
+    AcceleratorState._reset_state(True)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    train(small_recipe(manifest, tmp_path / "set"))
+    plain, given = ([row["gradient_norm"] for row in rows(tmp_path / o)] for o in ("plain", "set"))
+    assert plain == given
+
+
 def test_a_second_run_in_the_same_folder_is_refused(manifest, tmp_path):
     code = (
         "import sys, time; from pathlib import Path\n"
@@ -217,6 +249,7 @@ BAD = {
     "a folder that can't be written": (["--run.out", "/proc/run"], "/proc/run"),
     "an unknown model": (["--model.name", "timesformer_bse"], "timesformer_base"),
     "weights that are not there": (["--model.init-from", "absent.pth"], "absent.pth"),
+    "a local view that patches can't tile": (["--views.local-pixels", "20"], "views.local_pixels"),
     "a patch that doesn't tile": (["--views.global-pixels", "36"], "multiple"),
 }  # fmt: skip
 
@@ -248,6 +281,15 @@ def test_explain_of_the_paper_has_the_published_arithmetic(manifest, tmp_path, c
           "--data.manifests", str(manifest), "--optim.batch-size", "1"])  # fmt: skip
     told = capsys.readouterr().out
     assert "6.29 TFLOP a clip" in told and "18: 2 cross-view" in told and "65" not in told[:40]
+
+
+def test_show_views_passes_over_a_broken_clip_as_the_run_does(tmp_path, capsys):
+    manifest = write_corpus(tmp_path)
+    for number in range(4):
+        (tmp_path / f"clip_{number}.mp4").write_bytes(b"broken")
+    recipe = flags(small_recipe(manifest, tmp_path / "run"), tmp_path)
+    main([*recipe, "--show-views", str(tmp_path / "views.png")])
+    assert (tmp_path / "views.png").stat().st_size > 1000
 
 
 def test_show_views_draws_what_the_run_will_see(manifest, tmp_path):

@@ -13,8 +13,10 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import av
@@ -35,12 +37,19 @@ class CorpusSpec:
     """What a corpus holds; clip i depends on the seed, i and the sizes only."""
 
     num_clips: int = 60
+    """Clips in all."""
     num_frames: int = 40
+    """Frames of a clip."""
     height: int = 128
+    """Height of a frame, even."""
     width: int = 128
+    """Width of a frame, even."""
     fps: int = 15
+    """Frames a second."""
     seed: int = 0
+    """Another seed, another corpus."""
     test_share: float = 0.25
+    """Share of the clips whose split is `test`; the others are `train`."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +87,15 @@ def plan_clip(spec: CorpusSpec, index: int) -> ClipPlan:
 
 
 def write_corpus(
-    folder: Path, spec: CorpusSpec, progress: Callable[[int], None] | None = None
+    folder: Path,
+    spec: CorpusSpec,
+    progress: Callable[[int], None] | None = None,
+    workers: int = 1,
 ) -> Path:
     """Write what is missing of a corpus and return its manifest; a finished folder stays as it is.
 
-    `progress` is called with the number of finished clips. Raises `ConfigError` for a spec that
+    `progress` is called with the number of finished clips; `workers` processes render, and what
+    they write does not depend on their number. Raises `ConfigError` for a spec that
     can't be made, a folder made from another one, or a folder that can't be written.
     """
     _check_spec(spec)
@@ -92,8 +105,8 @@ def write_corpus(
     try:
         _claim(folder, spec)
         fresh = False
-        for done, plan in enumerate(plans, 1):
-            fresh = _write_clip_if_missing(folder, plan, spec) or fresh
+        for done, is_new in enumerate(_write_missing(folder, plans, spec, workers), 1):
+            fresh = is_new or fresh
             if progress is not None:
                 progress(done)
         if fresh or not (manifest.is_file() and (folder / "boxes.csv").is_file()):
@@ -146,6 +159,18 @@ def _difference(found: object, wanted: dict[str, object]) -> str:
         return "its corpus.json can't be read"
     changed = [name for name in wanted if found.get(name) != wanted[name]]
     return ", ".join(f"{name} {found.get(name)} instead of {wanted[name]}" for name in changed)
+
+
+def _write_missing(
+    folder: Path, plans: list[ClipPlan], spec: CorpusSpec, workers: int
+) -> Iterator[bool]:
+    """Clip by clip, whether it had to be written."""
+    write = partial(_write_clip_if_missing, folder, spec=spec)
+    if workers < 2:
+        yield from map(write, plans)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(write, plans)
 
 
 def _write_clip_if_missing(folder: Path, plan: ClipPlan, spec: CorpusSpec) -> bool:
