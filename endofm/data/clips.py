@@ -5,21 +5,17 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from endofm.data.dataset import DataConfig
 from endofm.data.manifest import Segment
 from endofm.data.sampling import center_indices
 from endofm.data.video import read_segment
 
 
-def center_clip(
-    segment: Segment, num_frames: int, pixels: int, data: DataConfig | None = None
-) -> npt.NDArray[np.uint8]:
+def center_clip(segment: Segment, num_frames: int, pixels: int) -> npt.NDArray[np.uint8]:
     """Frames spread evenly over a segment, short side to `pixels`, the middle square of each.
 
     uint8 [num_frames, pixels, pixels, 3]; a shorter segment repeats frames. Raises `VideoError`.
     """
-    reader = data.reader if data is not None else "pyav"
-    frames, _ = read_segment(segment, lambda length: center_indices(length, num_frames), reader)
+    frames, _ = read_segment(segment, lambda length: center_indices(length, num_frames))
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2)
     scale = pixels / min(planes.shape[-2:])
     size = [max(pixels, round(side * scale)) for side in planes.shape[-2:]]

@@ -37,12 +37,10 @@ def sinkhorn_targets(teacher_logits: Tensor, temperature: float, num_iterations:
     are used alike. Computed for each global view apart.
     """
     scores = teacher_logits.float() / temperature
-    scores = scores - scores.amax(dim=(1, 2), keepdim=True)
+    highest = scores.amax(dim=(1, 2), keepdim=True)
     if num_processes() > 1:  # one scale everywhere, or the column sums would not add up
-        highest = (teacher_logits.float() / temperature).amax(dim=(1, 2), keepdim=True)
         torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
-        scores = teacher_logits.float() / temperature - highest
-    plan = scores.exp()  # [G, B, K]
+    plan = (scores - highest).exp()  # [G, B, K]
     clips, prototypes = plan.shape[1] * num_processes(), plan.shape[2]
     for _ in range(num_iterations):
         column = sum_over_processes(plan.sum(dim=1, keepdim=True)).clamp_min(1e-30)

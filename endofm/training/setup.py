@@ -163,7 +163,7 @@ class Run:
         torch.manual_seed(seed)
 
 
-def start_run(config: RunConfig, tree: Mapping[str, Any], use_cpu: bool = False) -> Run:
+def start_run(config: RunConfig, tree: Mapping[str, Any]) -> Run:
     """Set up processes, folder, lock, seeds and signals; `tree` is the resolved configuration.
 
     Raises `RunError` if the folder can't be written, is in use by another run, or holds a run with
@@ -171,7 +171,6 @@ def start_run(config: RunConfig, tree: Mapping[str, Any], use_cpu: bool = False)
     """
     accelerator = Accelerator(
         mixed_precision=config.precision,
-        cpu=use_cpu,
         # ours; given as a plugin, since a number would yield to accelerate's own settings
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[
