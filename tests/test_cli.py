@@ -138,7 +138,7 @@ def test_a_fault_of_the_system_is_one_sentence_too(tmp_path, capsys, monkeypatch
     def fail(folder):
         raise OSError(5, "Input/output error", str(folder / "report.html"))
 
-    monkeypatch.setattr("endofm.cli.run_page", fail)
+    monkeypatch.setattr("endofm.cli.report.run_page", fail)
     assert "report.html: Input/output error; free space" in refusal(capsys, "report", tmp_path)
 
 

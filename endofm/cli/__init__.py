@@ -1,0 +1,34 @@
+"""The `endofm` command: one file a sub-command, each thin over the library."""
+
+import sys
+from typing import Annotated
+
+import tyro
+from tyro.conf import subcommand
+
+from endofm.cli.manifest import Manifest
+from endofm.cli.models import Check, Models
+from endofm.cli.report import Report
+from endofm.cli.synthetic import Synthetic
+from endofm.cli.talk import complain
+from endofm.errors import EndofmError
+
+Command = (
+    Annotated[Manifest, subcommand("manifest")]
+    | Annotated[Synthetic, subcommand("synthetic")]
+    | Annotated[Check, subcommand("check")]
+    | Annotated[Report, subcommand("report")]
+    | Annotated[Models, subcommand("models")]
+)
+DESCRIPTION = "Corpora, models and reports of endofm; `python -m pretrain` trains."
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; a fault of the input or the disk is one sentence and exit status 1."""
+    words = sys.argv[1:] if arguments is None else arguments
+    command: Command = tyro.cli(Command, args=words, prog="endofm", description=DESCRIPTION)
+    try:
+        command.run()
+    except (EndofmError, OSError) as error:
+        complain(error)
+        raise SystemExit(1) from error
