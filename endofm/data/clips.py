@@ -16,6 +16,11 @@ def center_clip(segment: Segment, num_frames: int, pixels: int) -> npt.NDArray[n
     uint8 [num_frames, pixels, pixels, 3]; a shorter segment repeats frames. Raises `VideoError`.
     """
     frames, _ = read_segment(segment, lambda length: center_indices(length, num_frames))
+    return center_square(frames, pixels)
+
+
+def center_square(frames: npt.NDArray[np.uint8], pixels: int) -> npt.NDArray[np.uint8]:
+    """The middle square of frames uint8 [T, H, W, 3], scaled to [T, pixels, pixels, 3]."""
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2)
     scale = pixels / min(planes.shape[-2:])
     size = [max(pixels, round(side * scale)) for side in planes.shape[-2:]]

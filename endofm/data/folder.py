@@ -38,7 +38,7 @@ def manifest_from_folder(
     if clip_seconds is not None and not clip_seconds > 0:
         raise ManifestError(f"clip_seconds is {clip_seconds}; clips must last longer than 0 s.")
     left_out: list[str] = []
-    sources = list(_sources(folder, left_out))
+    sources = list(find_sources(folder, left_out))
     segments: list[Segment] = []
     for done, source in enumerate(sources):
         if progress is not None:
@@ -52,10 +52,11 @@ def manifest_from_folder(
     return segments, left_out
 
 
-def _sources(folder: Path, left_out: list[str]) -> Iterator[Path]:
+def find_sources(folder: Path, left_out: list[str]) -> Iterator[Path]:
     """Video files and folders of frames in natural order, those above before those below.
 
-    Links are not followed, so a file comes once and a loop ends.
+    Links are not followed, so a file comes once and a loop ends. A sentence for each path that is
+    left out is added to `left_out`.
     """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
@@ -86,7 +87,7 @@ def _sources(folder: Path, left_out: list[str]) -> Iterator[Path]:
         elif is_video:
             yield path
     for path in folders:
-        yield from _sources(path, left_out)
+        yield from find_sources(path, left_out)
 
 
 def _is_utf8(name: str) -> bool:

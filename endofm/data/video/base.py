@@ -4,6 +4,7 @@ import operator
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,23 +40,29 @@ class BaseReader(ABC):
         self._check_usable()
         places: dict[int, list[int]] = {}
         for place, index in enumerate(map(operator.index, indices)):
-            if not 0 <= index < len(self):
-                raise VideoError(
-                    f"{self.path} has {len(self)} frames, so there is no frame {index}; "
-                    f"ask for 0 to {len(self) - 1}."
-                )
+            self._check_index(index)
             places.setdefault(index, []).append(place)
         size = size or self.size
         frames = np.empty((len(indices), *size, 3), np.uint8)
-        if places:
-            for index, frame in self._frames(sorted(places), size):
-                for place in places.pop(index):
-                    frames[place] = frame
-        if places:
-            raise VideoError(
-                f"{self.path} ends before its frame {min(places)}; copy or encode it again."
-            )
+        for index, frame in self._whole(sorted(places), size):
+            for place in places[index]:
+                frames[place] = frame
         return frames
+
+    def stream(
+        self, indices: Sequence[int], size: tuple[int, int] | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Each index (rising, no repeats) with its frame, one at a time; see `VideoReader`."""
+        self._check_usable()
+        wanted = [operator.index(index) for index in indices]
+        if any(later <= earlier for earlier, later in pairwise(wanted)):
+            raise VideoError(
+                f"{self.path} is streamed in the order shown; ask for rising indices without "
+                "repeats, or use `read`."
+            )
+        for index in wanted[:1] + wanted[-1:]:
+            self._check_index(index)
+        yield from self._whole(wanted, size or self.size)
 
     def close(self) -> None:
         """Give the file back."""
@@ -71,6 +78,25 @@ class BaseReader(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _whole(self, wanted: list[int], size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+        """`_frames`, of which every wanted one must come."""
+        num_found = 0
+        if wanted:
+            for pair in self._frames(wanted, size):
+                num_found += 1
+                yield pair
+        if num_found < len(wanted):
+            raise VideoError(
+                f"{self.path} ends before its frame {wanted[num_found]}; copy or encode it again."
+            )
+
+    def _check_index(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise VideoError(
+                f"{self.path} has {len(self)} frames, so there is no frame {index}; "
+                f"ask for 0 to {len(self) - 1}."
+            )
 
     def _check_usable(self) -> None:
         if not self._is_open:

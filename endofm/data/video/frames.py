@@ -29,26 +29,16 @@ def image_files(folder: Path) -> list[Path]:
     )
 
 
-class FrameFolder(BaseReader):
-    """A folder of frames in natural order; greyscale, alpha and 16 bits become RGB of 8 bits.
+class FrameFiles(BaseReader):
+    """Pictures as frames, in the order given; greyscale, alpha and 16 bits become RGB of 8 bits.
 
-    Frames have the size of the first; `fps` is `nan`, for nothing in a folder tells it.
+    Frames have the size of the first; `fps` is `nan`, for nothing in pictures tells it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, files: Sequence[Path]):
         super().__init__(path)
         self.fps = float("nan")
-        try:
-            self._files = image_files(path)
-        except OSError as error:
-            raise VideoError(
-                f"{path} can't be listed ({error.strerror}); correct its permissions."
-            ) from error
-        if not self._files:
-            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise VideoError(
-                f"{path} holds no frames; a folder of frames has files that end in {suffixes}."
-            )
+        self._files = files
         self.size = self._decode(0).shape[:2]
 
     def __len__(self) -> int:
@@ -62,7 +52,7 @@ class FrameFolder(BaseReader):
             if frame.shape[:2] != self.size:
                 (height, width), (first_height, first_width) = frame.shape[:2], self.size
                 raise VideoError(
-                    f"{self._files[index]} is {width}x{height}, but the first frame of its folder "
+                    f"{self._files[index]} is {width}x{height}, but the first frame "
                     f"is {first_width}x{first_height}; frames of one clip must have one size."
                 )
             yield index, resized(frame, size)
@@ -82,6 +72,24 @@ class FrameFolder(BaseReader):
                 f"{file} is not a whole picture; copy it again or take it out of its folder."
             )
         return np.ascontiguousarray(frame[..., ::-1])
+
+
+class FrameFolder(FrameFiles):
+    """The pictures of a folder as frames, in natural order."""
+
+    def __init__(self, path: Path):
+        try:
+            files = image_files(path)
+        except OSError as error:
+            raise VideoError(
+                f"{path} can't be listed ({error.strerror}); correct its permissions."
+            ) from error
+        if not files:
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise VideoError(
+                f"{path} holds no frames; a folder of frames has files that end in {suffixes}."
+            )
+        super().__init__(path, files)
 
 
 def is_cut_off(data: bytes) -> bool:

@@ -1,6 +1,6 @@
 """The interface of all readers, and which one opens a path."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self, get_args
@@ -34,6 +34,15 @@ class VideoReader(Protocol):
 
         They are scaled to `size` (height, width) if given. Raises `VideoError` for an index out of
         range and for frames that can't be decoded or trusted.
+        """
+
+    def stream(
+        self, indices: Sequence[int], size: tuple[int, int] | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Each index (rising, no repeats) with its frame uint8 [H, W, 3], one at a time.
+
+        One pass: no frame is decoded twice, only wanted ones become RGB, and none is kept, so that
+        memory does not grow with the file. Raises `VideoError` as `read` does.
         """
 
     def close(self) -> None:

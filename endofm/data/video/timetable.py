@@ -30,6 +30,13 @@ class Timetable:
     is_open_gop: bool
     is_interlaced: bool
 
+    @property
+    def seconds(self) -> np.ndarray:
+        """When each frame is shown [frames], from the first one; by the mean rate where unknown."""
+        if self.times is None:
+            return np.arange(self.num_frames) / self.fps
+        return np.asarray((self.times - self.times[0]) * float(self.time_base))
+
     def agrees_with(self, seconds: np.ndarray) -> bool:
         """Whether the first frames are shown at these times, counted from the first one.
 
