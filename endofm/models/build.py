@@ -7,10 +7,11 @@ from typing import Any, Literal
 from torch import nn
 
 from endofm.errors import ConfigError, WeightsError
-from endofm.models.image_weights import load_image_weights
+from endofm.models.image_weights import image_of_file, load_image_weights
+from endofm.models.layouts import recognize
 from endofm.models.registry import create_model
 from endofm.models.timesformer import TimeSformer
-from endofm.models.weights import load_backbone_weights, read_tensors
+from endofm.models.weights import load_backbone_weights, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,16 @@ def initialize(backbone: TimeSformer, head: nn.Module, source: str) -> str:
         report = load_image_weights(backbone, source.removeprefix("timm:"))
         return f"Spatial weights start from {source}; {report}."
     path = Path(source)
-    tensors = read_tensors(path, which="student")
-    if "time_embed" not in tensors:
-        report = load_image_weights(backbone, path)
+    found = recognize(read_checkpoint(path, which="student"))
+    if "time_embed" not in found.tensors:
+        report = load_image_weights(backbone, image_of_file(found, str(path)))
         return f"Spatial weights start from the image weights {path.name}; {report}."
-    load_backbone_weights(backbone, tensors)
+    load_backbone_weights(backbone, found.tensors)
     own = head.state_dict()
     given = {
-        name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")
+        name.removeprefix("head."): tensor
+        for name, tensor in found.tensors.items()
+        if name.startswith(("head.mlp.", "head.last_layer."))
     }
     if not given:
         return f"The backbone starts from {path.name}, which has no projection head."

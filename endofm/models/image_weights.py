@@ -11,7 +11,8 @@ there is one, gets a smaller share of the attention.
 import difflib
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
@@ -22,12 +23,20 @@ from torch import Tensor, nn
 
 from endofm.errors import WeightsError
 from endofm.models.layers import resize_positions
+from endofm.models.layouts import Recognized, recognize
 from endofm.models.timesformer import DividedBlock, TimeSformer, TimeSformerConfig
-from endofm.models.weights import LoadReport, read_tensors, reason, some
+from endofm.models.weight_files import reason
+from endofm.models.weights import LoadReport, compare, read_checkpoint, some, why_left_out
 
 PLAIN = "vit_base_patch16_224.dino"
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-TEMPORAL = ("temporal_norm1.", "temporal_attn.", "temporal_fc.", "time_embed")
+STARTS_OF_TIME = {  # a part of a name -> how that starts, as no image weights have it
+    "temporal_norm1.": "as new",
+    "temporal_attn.": "at random",
+    "temporal_fc.": "zero: time starts as the identity",
+    "time_embed": "zero: time starts as the identity",
+}
+FOLDED = "LayerScale, folded into the layer before it"
 FOREIGN = {  # a pattern in the names -> a part that a TimeSformer has no place for
     r"^(reg_token|register_tokens)": "register tokens",
     r"^(dist_token|head_dist)": "a distillation token",
@@ -51,47 +60,72 @@ class ImageWeights:
     tensors: dict[str, Tensor]
     network: nn.Module | None = None
     """The image ViT itself; `None` where only a file is there."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Name -> name in the file, where they differ."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Entries of the file beside the network, and why they are left."""
+    started: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that were made for the file, which lacks them by its design, and how."""
 
 
-def load_image_weights(model: TimeSformer, source: str | Path | nn.Module) -> LoadReport:
+def load_image_weights(
+    model: TimeSformer, source: str | Path | nn.Module | ImageWeights
+) -> LoadReport:
     """Puts the weights of an image ViT into `model`; its temporal parts start as the identity.
 
-    `source` is a timm model name (its weights are downloaded), a `.safetensors` or `.pth` file with
-    timm's names (DINO's are the same), or a timm `VisionTransformer`. The position embedding is
+    `source` is a timm model name (its weights are downloaded), a weight file with timm's names
+    (DINO's and DINOv2's are the same), or a timm `VisionTransformer`. The position embedding is
     resized to the model's grid (bicubic); LayerScale is folded into the layer before it. Raises
     `WeightsError`, before anything is changed, where the two don't compute the same. A file does
     not tell its heads, activation and LayerNorm eps; they are checked for names and modules only.
     """
-    image = _find(source, model.config)
-    _refuse_what_differs(image, model.config)
-    left_out = [name for name in image.tensors if name.startswith(("head.", "fc_norm."))]
+    image = source if isinstance(source, ImageWeights) else _find(source, model.config)
+    own = model.state_dict()
+    spatial, report = fit_image_weights(image, model.config, own)
+    if report.missing or report.unknown:
+        raise WeightsError(
+            f"{image.name} is not a plain ViT (missing: {some(report.missing) or 'nothing'}; "
+            f"without a place: {some(report.unknown) or 'nothing'}); give one with timm's names, "
+            f"such as {PLAIN}."
+        )
+    for key, (given, wanted) in report.misshapen.items():
+        raise WeightsError(
+            f"{key} is {given} in {image.name} but {wanted} in the model; make the model with the "
+            "sizes of the weights."
+        )
+    model.load_state_dict(own | spatial, strict=True)
+    _start_time_as_identity(model)
+    return report
+
+
+def fit_image_weights(
+    image: ImageWeights, config: TimeSformerConfig, own: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """An image ViT's tensors as the model with this configuration takes them, and their places.
+
+    `own` are the model's tensors, of which only names and shapes matter. Raises `WeightsError`
+    where the two compute something else.
+    """
+    refuse_what_differs(image, config)
     spatial = {
         name: tensor.detach().float()
         for name, tensor in image.tensors.items()
-        if name not in left_out
+        if why_left_out(name) is None
     }
-    _fold_layer_scale(spatial)
-    spatial["pos_embed"] = _fitted_positions(image, model.config)
-    _put_into(model, spatial, image.name)
-    return LoadReport(loaded=tuple(sorted(spatial)), left_out=tuple(sorted(left_out)))
+    scales = _fold_layer_scale(spatial)
+    spatial["pos_embed"] = _fitted_positions(image, config)
+    in_time = {name: how for name in own for part, how in STARTS_OF_TIME.items() if part in name}
+    left_out = {
+        image.names.get(name, name): why
+        for name in image.tensors
+        if (why := why_left_out(name)) is not None
+    }
+    folded = {image.names.get(name, name): FOLDED for name in scales}
+    beside = {**left_out, **folded, **image.left_out}
+    return spatial, compare(own, spatial, image.names, beside, {**image.started, **in_time})
 
 
-def _put_into(model: TimeSformer, spatial: dict[str, Tensor], name: str) -> None:
-    own = model.state_dict()
-    expected = {key for key in own if not any(part in key for part in TEMPORAL)}
-    unknown, missing = sorted(spatial.keys() - expected), sorted(expected - spatial.keys())
-    if unknown or missing:
-        raise WeightsError(
-            f"{name} is not a plain ViT (missing: {some(missing) or 'nothing'}; without a place: "
-            f"{some(unknown) or 'nothing'}); give one with timm's names, such as {PLAIN}."
-        )
-    for key, tensor in spatial.items():
-        if tensor.shape != own[key].shape:
-            raise WeightsError(
-                f"{key} is {list(tensor.shape)} in {name} but {list(own[key].shape)} in the model; "
-                "make the model with the sizes of the weights."
-            )
-    model.load_state_dict(own | spatial, strict=True)
+def _start_time_as_identity(model: TimeSformer) -> None:
     with torch.no_grad():
         if model.time_embed is not None:
             model.time_embed.zero_()
@@ -101,15 +135,17 @@ def _put_into(model: TimeSformer, spatial: dict[str, Tensor], name: str) -> None
                 block.temporal_fc.bias.zero_()
 
 
-def _fold_layer_scale(tensors: dict[str, Tensor]) -> None:
+def _fold_layer_scale(tensors: dict[str, Tensor]) -> list[str]:
     """LayerScale multiplies a branch's output; so do the weights of the branch's last layer."""
-    for name in [name for name in tensors if re.search(r"\.ls[12]\.gamma$", name)]:
+    scales = [name for name in tensors if re.search(r"\.ls[12]\.gamma$", name)]
+    for name in scales:
         block, scale, _ = name.rsplit(".", 2)
         layer = f"{block}.attn.proj" if scale == "ls1" else f"{block}.mlp.fc2"
         gamma = tensors.pop(name)
         for part, factor in ((f"{layer}.weight", gamma[:, None]), (f"{layer}.bias", gamma)):
             if part in tensors:
                 tensors[part] = tensors[part] * factor
+    return scales
 
 
 def _fitted_positions(image: ImageWeights, config: TimeSformerConfig) -> Tensor:
@@ -133,36 +169,53 @@ def _find(source: str | Path | nn.Module, config: TimeSformerConfig) -> ImageWei
     if isinstance(source, nn.Module):
         return _of_network(f"the given {type(source).__name__}", source)
     if Path(source).suffix in FILE_SUFFIXES or Path(source).is_file():
-        return ImageWeights(str(source), read_tensors(source))
-    name = str(source)
+        return image_of_file(recognize(read_checkpoint(source)), str(source))
+    refuse_what_differs(untrained_image(str(source)), config)  # before anything is downloaded
+    return download_image(str(source))
+
+
+def image_of_file(found: Recognized, name: str) -> ImageWeights:
+    """A recognized file's tensors as an image ViT."""
+    return ImageWeights(name, found.tensors, None, found.names, found.left_out, found.started)
+
+
+def untrained_image(name: str) -> ImageWeights:
+    """The network of timm by that name, untrained; raises `WeightsError`, naming the nearest."""
     try:
-        untrained = timm.create_model(name)
+        return _of_network(name, timm.create_model(name))
     except Exception as error:  # timm has no error of its own for an unknown name
         near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained())
         meant = f"did you mean {' or '.join(near)}" if near else "timm.list_pretrained() lists them"
         raise WeightsError(
             f"{name!r} is neither a file nor a model of timm ({reason(error)}); {meant}."
         ) from error
-    _refuse_what_differs(_of_network(name, untrained), config)  # before anything is downloaded
-    return _of_network(name, _download(name))
+
+
+def download_image(name: str) -> ImageWeights:
+    """The network of timm by that name with its weights, downloaded or from timm's cache."""
+    try:
+        return _of_network(name, timm.create_model(name, pretrained=True))
+    except Exception as error:  # no network, no disk, no such weights: each has its own kind
+        raise WeightsError(
+            f"The weights {name!r} can't be downloaded ({reason(error)}); get them where there is "
+            "a network and give the .safetensors or .pth file instead."
+        ) from error
 
 
 def _of_network(name: str, network: nn.Module) -> ImageWeights:
     return ImageWeights(name, dict(network.state_dict()), network)
 
 
-def _download(name: str) -> nn.Module:
-    try:
-        network: nn.Module = timm.create_model(name, pretrained=True)
-    except Exception as error:  # no network, no disk, no such weights: each has its own kind
-        raise WeightsError(
-            f"The weights {name!r} can't be downloaded ({reason(error)}); get them where there is "
-            "a network and give the .safetensors or .pth file instead."
-        ) from error
-    return network
+def refuse_what_differs(image: ImageWeights, config: TimeSformerConfig) -> None:
+    """Raises `WeightsError` where the image ViT computes something else than such a TimeSformer."""
+    refuse_other_parts(image)
+    _refuse_other_sizes(image, config)
+    if isinstance(image.network, VisionTransformer):
+        _refuse_other_network(image.name, image.network, config)
 
 
-def _refuse_what_differs(image: ImageWeights, config: TimeSformerConfig) -> None:
+def refuse_other_parts(image: ImageWeights) -> None:
+    """Raises `WeightsError` for a part that no TimeSformer has, or one that it must have."""
     network = image.network
     if network is not None and not isinstance(network, VisionTransformer):
         raise WeightsError(
@@ -178,9 +231,6 @@ def _refuse_what_differs(image: ImageWeights, config: TimeSformerConfig) -> None
     for name, what in NEEDED.items():
         if name not in image.tensors:
             raise WeightsError(f"{image.name} lacks {what}; choose a ViT with it, such as {PLAIN}.")
-    _refuse_other_sizes(image, config)
-    if network is not None:
-        _refuse_other_network(image.name, network, config)
 
 
 def _refuse_other_sizes(image: ImageWeights, config: TimeSformerConfig) -> None:

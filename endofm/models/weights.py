@@ -1,92 +1,203 @@
-"""Weight files: read without running code, and put into a model with every name accounted for."""
+"""A weight file's tensors by their plain names, and into a model with every name accounted for."""
 
-import argparse
 import math
-import pickle
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from endofm.errors import WeightsError
+from endofm.models.weight_files import read_content
 
 Which = Literal["teacher", "student"]
 
 SHARED_PREFIXES = ("module.", "_orig_mod.", "model.")  # taken off where every name has them
 LAYERS = ("model_state", "state_dict", "model")  # entries that hold the tensors, one in another
-LEFT_OUT = ("head.", "linear.")  # a projection head or a classifier: no part of a backbone
+MAX_TENSORS = 100_000
+LEFT_OUT = {  # the start of a name -> why a backbone has no use for it
+    "head.mlp.": "projection head of the pretraining",
+    "head.last_layer.": "projection head of the pretraining",
+    "dino_head.": "projection head of the pretraining",
+    "ibot_head.": "projection head of the pretraining",
+    "head.": "classifier",
+    "linear.": "classifier",
+    "classifier.": "classifier",
+    "fc_norm.": "norm before the classifier",
+    "mask_token": "stands for hidden patches, in pretraining only",
+    "decoder_": "decoder of masked pretraining",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of one network in a file, and what lies beside them."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    """By plain names: without wrappings and the prefixes `module.`, `model.`, `backbone.`."""
+    names: dict[str, str]
+    """Plain name -> name in the file, with the entries it lies in."""
+    wrapping: tuple[str, ...] = ()
+    """Entries that were opened on the way, the outermost first."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Entries that were not opened, and why."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the names in a weight file."""
+    """What became of every name in a weight file, and of every name of the model."""
 
-    loaded: tuple[str, ...]
-    """Names that are now in the model."""
-    left_out: tuple[str, ...]
-    """Names the model has no use for: heads and classifiers."""
+    loaded: Mapping[str, str]
+    """Name in the model -> name in the file."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Name in the file -> why the model has no use for it."""
+    started: Mapping[str, str] = field(default_factory=dict)
+    """Name in the model that the file lacks, as expected -> how it starts."""
+    missing: tuple[str, ...] = ()
+    """Names of the model that the file should have."""
+    unknown: tuple[str, ...] = ()
+    """Names in the file that nothing explains."""
+    misshapen: Mapping[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    """Name in the model -> its shape in the file, and the shape it should have."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether everything found its place."""
+        return not (self.missing or self.unknown or self.misshapen)
 
     def __str__(self) -> str:
-        left = f", left out {some(self.left_out)}" if self.left_out else ""
+        left = f", left out {some(list(self.left_out))}" if self.left_out else ""
         return f"loaded {len(self.loaded)} tensors{left}"
 
 
 def read_tensors(path: str | Path, which: Which = "teacher") -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file or a PyTorch checkpoint, by their plain names.
+    """The tensors of a weight file by their plain names; see `read_checkpoint`."""
+    return read_checkpoint(path, which).tensors
 
-    Wrappings come off: `student` or `teacher` (chosen by `which`, where the file has them),
-    `model_state`, `state_dict`, `model`, and the prefixes `module.`, `model.`, `backbone.`. No
-    pickled code runs: apart from tensors only plain data is accepted. Raises `WeightsError`.
+
+def read_checkpoint(path: str | Path, which: Which = "teacher") -> Checkpoint:
+    """The network in a `.safetensors` file or a PyTorch checkpoint, its wrappings taken off.
+
+    `student` or `teacher` (chosen by `which`, where the file has them), `model_state`,
+    `state_dict`, `model`, and prefixes. No pickled code runs. Raises `WeightsError`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path} is not a file; give a .safetensors or .pth file.")
-    _refuse_what_is_no_weights(path)
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return _unwrap(content, which, path)
+    return unwrap(read_content(Path(path)), which, Path(path))
+
+
+def unwrap(content: Any, which: Which, path: Path) -> Checkpoint:
+    """The same for what a file holds, already read."""
+    wrapping: list[str] = []
+    left_out: dict[str, str] = {}
+    if isinstance(content, Mapping) and ("student" in content or "teacher" in content):
+        if which not in content:
+            raise WeightsError(f"{path} has no {which}; it holds {some(list(content), 8)}.")
+        left_out |= _beside(content, (which,))
+        content = content[which]
+        wrapping.append(which)
+    parts = {"": content}
+    if isinstance(content, Mapping) and "backbone_state_dict" in content:  # Endo-FM's PolypDiag
+        names_of_parts = ("backbone_state_dict", "state_dict")
+        parts = {part: content[part] for part in names_of_parts if part in content}
+        left_out |= _beside(content, names_of_parts)
+    plain: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    layouts: list[list[str]] = []
+    for part, entries in parts.items():
+        opened = [*wrapping, part] if part else [*wrapping]
+        layouts.append(opened)
+        tensors = _tensors_within(entries, path, opened, left_out)
+        for name, (original, tensor) in _without_shared_prefix(tensors).items():
+            short = name.removeprefix("backbone.")
+            if short in plain:
+                raise WeightsError(f"{path} has {short} twice; keep one of them.")
+            plain[short] = tensor.detach()
+            names[short] = ".".join([*opened, original])
+    return Checkpoint(path, plain, names, tuple(layouts[0]), left_out)
+
+
+def compare(
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
+    started: Mapping[str, str] | None = None,
+) -> LoadReport:
+    """What loading `tensors` (by the model's names) into the model's `own` would do, name by name.
+
+    Only the shapes of `own` are looked at. `names` are those in the file, `left_out` and `started`
+    what is explained already.
+    """
+    names, started = names or {}, started or {}
+    explained = {
+        name: why for name in tensors if name not in own and (why := why_left_out(name)) is not None
+    }
+    in_both = [name for name in own if name in tensors]
+    return LoadReport(
+        loaded={name: names.get(name, name) for name in in_both if name not in started},
+        left_out={
+            **{names.get(name, name): why for name, why in explained.items()},
+            **(left_out or {}),
+        },
+        started=started,
+        missing=tuple(name for name in own if name not in tensors and name not in started),
+        unknown=tuple(
+            names.get(name, name) for name in tensors if name not in own and name not in explained
+        ),
+        misshapen={
+            name: (list(tensors[name].shape), list(own[name].shape))
+            for name in in_both
+            if tensors[name].shape != own[name].shape
+        },
+    )
+
+
+def why_left_out(name: str) -> str | None:
+    """Why a backbone has no use for a tensor of that plain name; `None` if nothing is known."""
+    return next((why for start, why in LEFT_OUT.items() if name.startswith(start)), None)
 
 
 def load_backbone_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
     """Puts tensors into a backbone, exactly: each name there, each shape right, none unexplained.
 
-    Heads (`head.*`, `linear.*`) are left out and listed. Raises `WeightsError` before anything is
-    changed. Embeddings are never resized here: a model is made for its weights.
+    Heads and the like (`LEFT_OUT`) are left out and listed. Raises `WeightsError` before anything
+    is changed. Embeddings are never resized here: a model is made for its weights.
     """
     own = model.state_dict()
-    missing = [name for name in own if name not in tensors]
-    left_out = [name for name in tensors if name not in own and name.startswith(LEFT_OUT)]
-    unknown = [name for name in tensors if name not in own and name not in left_out]
-    if missing or unknown:
-        lacks = f"{len(missing)} tensors are missing ({some(missing)})" if missing else ""
-        extra = f"{len(unknown)} have no place in it ({some(unknown)})" if unknown else ""
+    report = compare(own, tensors)
+    if report.missing or report.unknown:
         raise WeightsError(
-            f"The weights don't fit the model: {' and '.join(filter(None, (lacks, extra)))}; "
+            f"The weights don't fit the model: {misfit(report)}; "
             "make the model with the weights' own depth and attention, or start from image "
             "weights with load_image_weights."
         )
-    for name, tensor in own.items():
-        if tensors[name].shape != tensor.shape:
-            raise WeightsError(_other_shape(name, tensors[name], tensor, model))
+    for name in report.misshapen:
+        raise WeightsError(_other_shape(name, tensors[name], own[name], model))
     model.load_state_dict({name: tensors[name] for name in own}, strict=True)
-    return LoadReport(loaded=tuple(own), left_out=tuple(left_out))
+    return report
+
+
+def misfit(report: LoadReport) -> str:
+    """What is missing, without a place or of the wrong shape, for a message."""
+    shapes = [
+        f"{name} is {given} instead of {own}" for name, (given, own) in report.misshapen.items()
+    ]
+    parts = (
+        f"{len(report.missing)} tensors are missing ({some(report.missing)})"
+        if report.missing
+        else "",
+        f"{len(report.unknown)} have no place in it ({some(report.unknown)})"
+        if report.unknown
+        else "",
+        some(shapes, 2),
+    )
+    return " and ".join(filter(None, parts))
 
 
 def some(names: Sequence[object], most: int = 3) -> str:
     """A few names for a message."""
     return ", ".join(str(name) for name in names[:most]) + (", ..." if len(names) > most else "")
-
-
-def reason(error: Exception) -> str:
-    """The first sentence of what a library says."""
-    told = f"{type(error).__name__}: {str(error).strip()}"
-    return told.splitlines()[0].split(". ")[0].rstrip(".: ")
 
 
 def _other_shape(name: str, given: Tensor, own: Tensor, model: nn.Module) -> str:
@@ -104,87 +215,29 @@ def _other_shape(name: str, given: Tensor, own: Tensor, model: nn.Module) -> str
     return f"{told}the weights' own configuration."
 
 
-def _refuse_what_is_no_weights(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(256).lstrip()
-    except OSError as error:
-        raise WeightsError(f"{path} can't be opened ({reason(error)}).") from error
-    if not start:
-        raise WeightsError(f"{path} is empty; download it again.")
-    if start.startswith((b"<", b"\xef\xbb\xbf<")):
-        raise WeightsError(
-            f"{path} is a web page, not weights; open its link in a browser and save the file."
-        )
-    if start.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path} is a Git LFS pointer, not weights; run `git lfs pull`.")
+def _beside(content: Mapping[Any, Any], taken: Sequence[str]) -> dict[str, str]:
+    """Entries of a checkpoint beside those that are taken, and what they are."""
+    told = {}
+    for name, value in content.items():
+        if name in ("student", "teacher") and name not in taken:
+            told[name] = f"the other network of the run; which='{name}' takes it"
+        elif name not in taken:
+            tensors = isinstance(value, Mapping) and any(
+                isinstance(part, Tensor) for part in value.values()
+            )
+            told[str(name)] = "tensors of something else" if tensors else "the training's own state"
+    return told
 
 
-def _read_safetensors(path: Path) -> Any:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path} can't be read as safetensors ({reason(error)}); it may be cut off: "
-            "download it again."
-        ) from error
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals(_plain_data()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # a broken pickle raises nearly anything; all of it means: unreadable
-        named = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and named:
-            raise WeightsError(
-                f"{path} holds code or objects ({named[1]}) beside its tensors and was not loaded; "
-                "save its state dict alone, as safetensors."
-            ) from error
-        raise WeightsError(
-            f"{path} can't be read as a PyTorch checkpoint ({reason(error)}); it may be "
-            "cut off or of another format: download it again."
-        ) from error
-
-
-def _plain_data() -> list[Any]:
-    """What checkpoints hold beside tensors and can't act: argument lists and numpy numbers."""
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = (np.float16, np.float32, np.float64, np.int32, np.int64, np.uint8, np.bool_)
-    return [
-        argparse.Namespace,
-        np.dtype,
-        (scalar, "numpy.core.multiarray.scalar"),  # as numpy 1 names it
-        (scalar, "numpy._core.multiarray.scalar"),  # as numpy 2 does
-        *{type(np.dtype(kind)) for kind in kinds},
-    ]
-
-
-def _unwrap(content: Any, which: Which, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, Mapping) and ("student" in content or "teacher" in content):
-        if which not in content:
-            raise WeightsError(f"{path} has no {which}; it holds {some(list(content), 8)}.")
-        content = content[which]
-    parts = [content]
-    if isinstance(content, Mapping) and "backbone_state_dict" in content:  # Endo-FM's PolypDiag
-        parts = [content["backbone_state_dict"], content.get("state_dict", {})]
-    plain: dict[str, Tensor] = {}
-    for part in parts:
-        for name, tensor in _without_shared_prefix(_tensors_within(part, path)).items():
-            short = name.removeprefix("backbone.")
-            if short in plain:
-                raise WeightsError(f"{path} has {short} twice; keep one of them.")
-            plain[short] = tensor.detach()
-    return plain
-
-
-def _tensors_within(content: Any, path: Path) -> dict[str, Tensor]:
+def _tensors_within(
+    content: Any, path: Path, opened: list[str], left_out: dict[str, str]
+) -> dict[str, Tensor]:
     for _ in LAYERS:
         for layer in LAYERS:
             if isinstance(content, Mapping) and layer in content:
+                left_out |= _beside(content, (layer,))
                 content = content[layer]
+                opened.append(layer)
     entries = dict(content) if isinstance(content, Mapping) else {}
     strange = [
         name
@@ -196,11 +249,18 @@ def _tensors_within(content: Any, path: Path) -> dict[str, Tensor]:
             f"{path} is not a layout of weights known here ({some(strange) or 'nothing'} "
             "where tensors should be); save the model's state dict alone, as safetensors."
         )
+    if len(entries) > MAX_TENSORS:
+        raise WeightsError(
+            f"{path} holds {len(entries):,} tensors (at most {MAX_TENSORS:,}); that is no network "
+            "known here: give one network's state dict."
+        )
     return entries
 
 
-def _without_shared_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_shared_prefix(tensors: dict[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+    """Short name -> (original name, tensor)."""
+    short = {name: name for name in tensors}  # original -> short
     for prefix in SHARED_PREFIXES * 2:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+        if all(name.startswith(prefix) for name in short.values()):
+            short = {name: value.removeprefix(prefix) for name, value in short.items()}
+    return {short[name]: (name, tensor) for name, tensor in tensors.items()}

@@ -14,7 +14,7 @@ from endofm.errors import WeightsError
 from endofm.heads.projection import ProjectionHead
 from endofm.models.registry import create_model
 from endofm.models.timesformer import TimeSformer
-from endofm.models.weights import load_backbone_weights, read_tensors
+from endofm.models.weights import load_backbone_weights, read_checkpoint, read_tensors
 from tests.shared import shared_folder
 
 PUBLISHED_SMALL = {"width": 48, "depth": 2, "num_heads": 4, "image_pixels": 48}
@@ -87,7 +87,7 @@ def test_polypdiag_weights_are_the_backbone_and_a_classifier_left_out(tmp_path):
     }
     torch.save(wrapped, tmp_path / "polypdiag.pth")
     report = load_backbone_weights(small(3), read_tensors(tmp_path / "polypdiag.pth"))
-    assert report.left_out == ("linear.weight",)
+    assert report.left_out == {"linear.weight": "classifier"}
 
 
 @pytest.mark.golden
@@ -108,6 +108,34 @@ def test_student_and_teacher_as_published_differ():
     path = shared_folder("golden", "published_layout_small.pth")
     student, teacher = read_tensors(path, "student"), read_tensors(path, "teacher")
     assert not torch.equal(student["cls_token"], teacher["cls_token"])
+
+
+def test_every_entry_of_a_file_is_accounted_for(tmp_path):
+    model = small().state_dict()
+    run = {
+        "student": prefixed(model, "module.backbone."),
+        "teacher": prefixed(model, "backbone."),
+        "optimizer": {"state": {}},
+        "queue": {"values": torch.ones(2)},
+        "epoch": 7,
+    }
+    torch.save(run, tmp_path / "run.pth")
+    checkpoint = read_checkpoint(tmp_path / "run.pth")
+    assert checkpoint.wrapping == ("teacher",)
+    assert checkpoint.names["cls_token"] == "teacher.backbone.cls_token"
+    assert checkpoint.left_out == {
+        "student": "the other network of the run; which='student' takes it",
+        "optimizer": "the training's own state",
+        "queue": "tensors of something else",
+        "epoch": "the training's own state",
+    }
+
+
+def test_a_file_of_too_many_tensors_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("endofm.models.weights.MAX_TENSORS", 5)
+    torch.save(small().state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"weights\.pth holds 27 tensors \(at most 5\)"):
+        read_tensors(tmp_path / "weights.pth")
 
 
 def test_argument_lists_and_numpy_numbers_are_plain_data_under_old_names_too(tmp_path):
@@ -229,8 +257,8 @@ def test_loading_is_exact_and_lists_the_head_as_left_out():
     tensors = source.state_dict() | {"head.mlp.0.weight": torch.ones(1)}
     report = load_backbone_weights(model, tensors)
     assert_same(model.state_dict(), source.state_dict())
-    assert report.left_out == ("head.mlp.0.weight",)
-    assert set(report.loaded) == set(source.state_dict())
+    assert report.left_out == {"head.mlp.0.weight": "projection head of the pretraining"}
+    assert report.loaded == {name: name for name in source.state_dict()}
 
 
 @pytest.mark.parametrize(
