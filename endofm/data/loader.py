@@ -98,8 +98,10 @@ def make_loader(
     """A loader of the micro-batches of steps `first` to `stop`.
 
     It has a random generator of its own, so that making it leaves the network's random numbers
-    alone.
+    alone. OpenCV works in one thread from here on: a worker forked beside its threads hangs.
     """
+    if workers:
+        cv2.setNumThreads(1)
     return DataLoader(
         dataset,
         batch_sampler=StepSampler(plan, first, stop),

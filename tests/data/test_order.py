@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -100,6 +102,25 @@ def test_making_a_loader_leaves_the_networks_random_numbers_alone(tmp_path):
     clips = ClipViews(load_corpus(data), data, VIEWS, seed=0)
     next(iter(make_loader(clips, BatchPlan(2, 1, 0, 1), 0, 2, 0, pin_memory=False)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_workers_start_although_opencv_has_threads_already(tmp_path):
+    write_corpus(tmp_path)
+    code = f"""
+import sys; sys.path.insert(0, ".")
+from pathlib import Path
+import cv2, numpy as np
+from endofm.data.dataset import ClipViews, DataConfig, load_corpus
+from endofm.data.loader import BatchPlan, make_loader
+from tests.small import VIEWS
+cv2.setNumThreads(4)
+cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.float32), (0, 0), 5)
+corpus = load_corpus(DataConfig(manifests=(Path({str(tmp_path / "manifest.csv")!r}),)))
+clips = ClipViews(corpus, DataConfig(), VIEWS, seed=0)
+batch = next(iter(make_loader(clips, BatchPlan(2, 1, 0, 1), 0, 1, 1, pin_memory=False)))
+assert len(batch.names) == 2
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_missing_and_empty_files_are_found_before_the_start(tmp_path):
