@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "cli": BASEMENT | GROUND | {"training", "hub", "report", "tasks", "cli"},
     **{name: BASEMENT for name in BASEMENT - {"__init__"}},
-    "__init__": BASEMENT | {"hub", "models"},
+    "__init__": BASEMENT | {"hub", "models", "tasks"},
 }
 
 

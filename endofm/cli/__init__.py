@@ -6,8 +6,14 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
+from endofm.cli.convert import Convert
+from endofm.cli.doctor import Doctor
+from endofm.cli.embed import Embed
+from endofm.cli.export import Export
+from endofm.cli.look import Look
 from endofm.cli.manifest import Manifest
 from endofm.cli.models import Check, Models
+from endofm.cli.push import Push
 from endofm.cli.report import Report
 from endofm.cli.synthetic import Synthetic
 from endofm.cli.talk import complain
@@ -19,6 +25,12 @@ Command = (
     | Annotated[Check, subcommand("check")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Models, subcommand("models")]
+    | Annotated[Export, subcommand("export")]
+    | Annotated[Push, subcommand("push")]
+    | Annotated[Embed, subcommand("embed")]
+    | Annotated[Look, subcommand("look")]
+    | Annotated[Doctor, subcommand("doctor")]
+    | Annotated[Convert, subcommand("convert")]
 )
 DESCRIPTION = "Corpora, models and reports of endofm; `python -m pretrain` trains."
 

@@ -23,7 +23,7 @@ def complain(error: EndofmError | OSError) -> None:
 
 
 @contextmanager
-def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress(unit: str) -> Iterator[Callable[[float, float], None]]:
     """A bar on a terminal, silence elsewhere; yields what is to be told (done, total)."""
     columns = (TextColumn(unit), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

@@ -1,5 +1,6 @@
-"""Model folders: writing them, loading them, checking them."""
+"""Models: loading them from whatever a user holds; model folders: writing and checking them."""
 
-from endofm.hub.folder import FORMAT, REFERENCE_TOLERANCE, check, load, save
+from endofm.hub.folder import FORMAT, REFERENCE_TOLERANCE, check, save
+from endofm.hub.loading import examine, find, load
 
-__all__ = ["FORMAT", "REFERENCE_TOLERANCE", "check", "load", "save"]
+__all__ = ["FORMAT", "REFERENCE_TOLERANCE", "check", "examine", "find", "load", "save"]

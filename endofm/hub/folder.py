@@ -6,6 +6,7 @@ the weights come from, and a small input with the output it must give, checked a
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +27,17 @@ from endofm.models.weights import load_backbone_weights, read_tensors
 FORMAT = 1
 REFERENCE_TOLERANCE = 1e-3
 """Largest relative difference between a model's reference output here and where it was saved."""
+PLACE = "this/folder"
+"""What a card says to load; pushed to the Hub, the card says the model's name there."""
 
 
 def save(folder: Path, model: TimeSformer, spec: InputSpec, provenance: Mapping[str, Any]) -> None:
-    """Write a model folder; it is there whole or not at all, and replaces an older one."""
+    """Write a model folder; it is there whole or not at all, and replaces an older one.
+
+    Raises `WeightsError` where the place is taken by anything else.
+    """
     folder = Path(folder)
+    refuse_taken(folder)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -51,6 +58,14 @@ def save(folder: Path, model: TimeSformer, spec: InputSpec, provenance: Mapping[
     (part / "README.md").write_text(_card(config, model), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raises `WeightsError` unless the place is free, an empty folder, or an older model folder."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists() and not (folder / "reference.safetensors").is_file():
+        raise WeightsError(f"{folder} is there and is no model folder; choose another place.")
 
 
 def load(folder: str | Path) -> TimeSformer:
@@ -114,6 +129,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+        if "format" not in config:
+            raise WeightsError(
+                f"{folder} is another library's model ({file.name} has no format number); give the "
+                "weight file in it."
+            )
         number, architecture = config["format"], config["architecture"]
         config["settings"], config["input"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
@@ -135,30 +155,39 @@ def _tuple(value: Any) -> Any:
 
 
 def _card(config: dict[str, Any], model: TimeSformer) -> str:
-    settings, spec = config["settings"], config["input"]
+    settings, spec, provenance = config["settings"], config["input"], config["provenance"]
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    origin = "\n".join(f"| {key} | {value} |" for key, value in config["provenance"].items())
+    origin = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in provenance.items())
+    story, kind = "with weights from the source at the end of this card", ""
+    if "trained by" in provenance:  # by us; of weights from elsewhere nothing is claimed
+        story, kind = (
+            'the average ("teacher") of a self-supervised pretraining run',
+            "self-supervised, ",
+        )
     return f"""---
 library_name: endofm
-tags: [video, endoscopy, self-supervised]
+{_license(provenance)}pipeline_tag: feature-extraction
+tags: [video, endoscopy, {kind}timesformer]
 ---
 
 # Video transformer for endoscopy
 
 A TimeSformer ({settings["attention"].replace("_", " ")} attention, width {settings["width"]},
 depth {settings["depth"]}, patch {settings["patch_pixels"]} px, {parameters:.1f} M parameters),
-the average ("teacher") of a self-supervised pretraining run.
+{story}.
 
 ```python
 import endofm
 
-model = endofm.load("this/folder")
+model = endofm.load("{PLACE}")
 clip = model.input_spec.normalize(frames)   # uint8 [T, H, W, 3] RGB -> [1, 3, T, H, W]
 features = model(clip)                      # [1, {settings["width"]}]
 tokens = model.tokens(clip)                 # [1, 1 + N, {settings["width"]}], class token first
 ```
 
-Trained on {spec["num_frames"]} frames of {spec["pixels"]} x {spec["pixels"]} pixels; mean
+`endofm.load` takes a folder or a name on the Hugging Face Hub, there also with `revision=`.
+
+Made for {spec["num_frames"]} frames of {spec["pixels"]} x {spec["pixels"]} pixels; mean
 {spec["mean"]}, standard deviation {spec["std"]}.
 
 | where from | |
@@ -167,3 +196,20 @@ Trained on {spec["num_frames"]} frames of {spec["pixels"]} x {spec["pixels"]} pi
 
 Not a medical device: for research, not for decisions about patients.
 """
+
+
+def _license(provenance: Mapping[str, Any]) -> str:
+    """The line of the front matter; the Hub knows licenses by their lower-case SPDX names."""
+    name = str(provenance.get("license", "")).strip()
+    if not name:
+        return ""
+    if re.fullmatch(
+        r"apache-2\.0|mit|bsd-[23]-clause|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-4\.0", name.lower()
+    ):
+        return f"license: {name.lower()}\n"
+    return f"license: other\nlicense_name: {json.dumps(name)}\n"
+
+
+def _cell(value: Any) -> str:
+    """Any value on one line of a table."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,17 +1,15 @@
 """Sheets of what a model sees in clips: its patch tokens as colours, its attention as heat."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-import torch
 from einops import rearrange
-from torch import Tensor
 
+from endofm.models.outputs import Floats, compute
 from endofm.models.timesformer import TimeSformer
 from endofm.report.views import Image, stack
 
@@ -21,8 +19,6 @@ BLACK, BRIGHT_SHARE = 16, 0.75
 FULL_HEAT = 3.0
 """The heat scale reaches at least this many times an even share, so that even attention looks so.
 """
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -80,53 +76,50 @@ def look(model: TimeSformer, clips: npt.NDArray[np.uint8], num_shown: int) -> Se
     num_frames = clips.shape[1]
     shown = np.linspace(0, num_frames - 1, min(num_shown, num_frames)).round().astype(int)
     tokens, attention = [], []
-    with _watching(model) as device:
-        for clip in clips:
-            video = model.input_spec.normalize(torch.from_numpy(clip).to(device))
-            patches = patch_tokens(model, video)[0, shown]
-            tokens.append(patches.float().cpu().numpy())
-            attention.append(class_attention(model, video)[0, shown].float().cpu().numpy())
+    for clip in clips:
+        outputs = compute(model, clip[None], tokens=True, attention=True)
+        assert outputs.tokens is not None and outputs.attention is not None
+        tokens.append(outputs.tokens[0, shown])
+        attention.append(outputs.attention[0, shown])
     return Seen(clips[:, shown], np.stack(tokens), np.stack(attention))
 
 
-def patch_tokens(model: TimeSformer, video: Tensor) -> Tensor:
-    """Patch tokens after the last norm: [B, 3, T, H, W] -> [B, T, h, w, D]."""
-    rows, columns = _grid(model, video)
-    tokens = model.tokens(video)[:, 1:]
-    return rearrange(tokens, "b (h w t) d -> b t h w d", h=rows, w=columns)
+@dataclass(frozen=True)
+class PrincipalColors:
+    """The first three principal components of some tokens, as red, green and blue of any."""
 
+    mean: npt.NDArray[np.float64]  # [D]
+    directions: npt.NDArray[np.float64]  # [D, 3]
+    low: npt.NDArray[np.float64]  # [3]
+    high: npt.NDArray[np.float64]  # [3]
 
-def class_attention(model: TimeSformer, video: Tensor) -> Tensor:
-    """How much the class token takes from each patch in the last block, mean of its heads.
+    @classmethod
+    def fit(cls, tokens: Floats, shown: npt.NDArray[np.bool_]) -> "PrincipalColors":
+        """Of the tokens [..., D] that `shown` [...] marks, or of all where it marks none.
 
-    [B, 3, T, H, W] -> [B, T, h, w], as multiples of an even share (1 / number of tokens).
-    """
-    rows, columns = _grid(model, video)
-    maps = model.attention(video).mean(dim=1)  # [B or B T, tokens, tokens]
-    of_class = maps[:, 0, 1:] * maps.shape[-1]
-    if model.config.attention == "joint_space_time":
-        return rearrange(of_class, "b (h w t) -> b t h w", h=rows, w=columns)
-    return rearrange(of_class, "(b t) (h w) -> b t h w", b=video.shape[0], h=rows)
+        Each color runs from its component's 2nd to its 98th percentile.
+        """
+        rows = tokens[shown if shown.any() else np.ones_like(shown)].astype(np.float64)
+        mean = rows.mean(axis=0)
+        _, directions = np.linalg.eigh((rows - mean).T @ (rows - mean))
+        directions = directions[:, ::-1][:, :3]
+        largest = np.abs(directions).argmax(axis=0)
+        directions = directions * np.sign(directions[largest, range(directions.shape[1])])
+        low, high = np.percentile((rows - mean) @ directions, [2, 98], axis=0)
+        return cls(mean, directions, low, high)
+
+    def paint(self, tokens: Floats, shown: npt.NDArray[np.bool_]) -> Floats:
+        """Tokens [..., D] as RGB in [0, 1], [..., 3]; black where `shown` [...] does not mark."""
+        parts = (tokens - self.mean) @ self.directions
+        scaled = np.clip((parts - self.low) / np.maximum(self.high - self.low, 1e-12), 0, 1)
+        colors: Floats = (scaled * shown[..., None]).astype(np.float32)
+        return colors
 
 
 def principal_colors(tokens: Floats, shown: npt.NDArray[np.bool_]) -> Floats:
-    """The first three principal components of tokens [..., D] as RGB in [0, 1], [..., 3].
-
-    They are fitted to the tokens that `shown` [...] marks, and each runs from its 2nd to its 98th
-    percentile over these; the others are black. Where it marks none, all are taken.
-    """
-    rows = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
-    marked = shown.reshape(-1) if shown.any() else np.ones(len(rows), bool)
-    rows = rows - rows[marked].mean(axis=0)
-    _, directions = np.linalg.eigh(rows[marked].T @ rows[marked])
-    directions = directions[:, ::-1][:, :3]
-    largest = np.abs(directions).argmax(axis=0)
-    directions = directions * np.sign(directions[largest, range(directions.shape[1])])
-    parts = rows @ directions
-    low, high = np.percentile(parts[marked], [2, 98], axis=0)
-    scaled = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1) * marked[:, None]
-    colors: Floats = scaled.reshape(*tokens.shape[:-1], -1).astype(np.float32)
-    return colors
+    """Tokens [..., D] in the colors of those that `shown` marks; where it marks none, of all."""
+    marked = shown if shown.any() else np.ones_like(shown)
+    return PrincipalColors.fit(tokens, marked).paint(tokens, marked)
 
 
 def foreground(seen: Seen) -> npt.NDArray[np.bool_]:
@@ -147,23 +140,6 @@ def heat(frame: Image, attention: Floats, full: float) -> Image:
     warm, cover = mpl.colormaps["inferno"](level)[..., :3], 0.3 + 0.6 * level[..., None]
     mixed: Image = ((0.8 * (1 - cover) * grey + cover * warm) * 255).round().astype(np.uint8)
     return mixed
-
-
-@contextmanager
-def _watching(model: TimeSformer) -> Iterator[torch.device]:
-    """In evaluation mode and without gradients; afterwards as it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield next(model.parameters()).device
-    finally:
-        model.train(was_training)
-
-
-def _grid(model: TimeSformer, video: Tensor) -> tuple[int, int]:
-    side = model.config.patch_pixels
-    return video.shape[-2] // side, video.shape[-1] // side
 
 
 def _panel(seen: Seen, colors: Floats, clip: int, full: float) -> Image:

@@ -2,19 +2,18 @@ import numpy as np
 import pytest
 import torch
 
+from endofm.models.outputs import class_attention, patch_tokens
 from endofm.models.timesformer import TimeSformer, TimeSformerConfig
 from endofm.report.features import (
     FULL_HEAT,
     MARGIN,
     THUMB,
     Seen,
-    class_attention,
     compare_sheet,
     feature_sheet,
     foreground,
     heat,
     look,
-    patch_tokens,
     principal_colors,
 )
 
