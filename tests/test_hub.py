@@ -6,8 +6,14 @@ from safetensors.torch import load_file, save_file
 
 import endofm
 from endofm import hub
+from endofm.cli import main
 from endofm.errors import ConfigError, WeightsError
 from endofm.models.input import InputSpec
+from endofm.models.released_segmentation import (
+    ReleasedSegmentation,
+    ReleasedSegmentationConfig,
+    build_released_segmentation,
+)
 
 SPEC = InputSpec((0.4, 0.3, 0.2), (0.2, 0.2, 0.1), num_frames=4, pixels=32)
 
@@ -103,3 +109,28 @@ def test_frames_of_another_kind_are_refused():
         SPEC.normalize(torch.zeros(4, 32, 32, 3))
     with pytest.raises(ConfigError, match="uint8 RGB"):
         SPEC.normalize(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
+
+
+def test_a_folder_holds_the_released_segmentation_model_too(tmp_path, capsys):
+    torch.manual_seed(0)
+    small = ReleasedSegmentationConfig(
+        num_classes=3, width=64, depth=1, num_heads=1, stem_depths=(1, 1, 1), image_pixels=64
+    )
+    model = build_released_segmentation(small).eval()
+    hub.save(tmp_path / "model", model, model.input_spec, {"source": "cvc.pth"})
+    loaded = endofm.load(tmp_path / "model")
+    assert isinstance(loaded, ReleasedSegmentation) and loaded.input_spec == model.input_spec
+    frames = torch.randint(0, 256, (1, 2, 32, 48, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        scores = loaded(loaded.input_spec.normalize(frames))
+        assert torch.equal(scores, model(model.input_spec.normalize(frames)))
+    assert scores.shape == (1, 2, 3, 32, 48)
+    card = (tmp_path / "model/README.md").read_text()
+    assert "3 classes" in card and "image-segmentation" in card
+    main(["check", str(tmp_path / "model")])
+    assert "segmentation network, 3 classes" in capsys.readouterr().out
+    weights = load_file(tmp_path / "model/model.safetensors")
+    weights["head.bias"] += 1
+    save_file(weights, tmp_path / "model/model.safetensors")
+    with pytest.raises(WeightsError, match="reference output"):
+        endofm.load(tmp_path / "model")

@@ -9,10 +9,8 @@ from tyro.conf import Positional
 
 from endofm import hub
 from endofm.cli.talk import say
-from endofm.errors import WeightsError
 from endofm.hub.folder import refuse_taken
 from endofm.models.infer import LoadOptions
-from endofm.models.timesformer import TimeSformer
 from endofm.models.weights import Which
 
 
@@ -35,11 +33,6 @@ class Convert:
         refuse_taken(self.dest)
         found = hub.find(self.source, self.which, self.revision, self.options)
         model = found.model
-        if not isinstance(model, TimeSformer):
-            raise WeightsError(
-                f"{self.source} is a segmentation model, and model folders hold backbones; "
-                "endofm.load takes the file as it is."
-            )
         hub.save(self.dest, model, model.input_spec, found.provenance)
         for why in sorted({*found.report.left_out.values()}):
             say(f"left out: {why}")

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from endofm import hub
 from endofm.cli.talk import say
 from endofm.models.registry import create_model, list_models
+from endofm.models.timesformer import TimeSformer
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,15 @@ class Check:
         difference = hub.check(self.folder, model)
         config, spec = model.config, model.input_spec
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        kind = (
+            f"TimeSformer, {config.attention.replace('_', ' ')} attention"
+            if isinstance(model, TimeSformer)
+            else f"Endo-FM's segmentation network, {config.num_classes} classes"
+        )
         say(
-            f"architecture  TimeSformer, {config.attention.replace('_', ' ')} attention, width "
-            f"{config.width}, depth {config.depth}, {config.num_heads} heads, patches of "
-            f"{config.patch_pixels} px, {millions:.1f} M parameters"
+            f"architecture  {kind}, width {config.width}, depth {config.depth}, "
+            f"{config.num_heads} heads, patches of {model.patch_pixels} px, "
+            f"{millions:.1f} M parameters"
         )
         say(
             f"input         {spec.num_frames} frames of {spec.pixels} x {spec.pixels} px, RGB, "

@@ -21,7 +21,8 @@ from huggingface_hub.errors import (
 )
 
 from endofm.errors import WeightsError
-from endofm.hub.folder import PLACE, _read_config, load
+from endofm.hub.card import PLACE
+from endofm.hub.folder import _read_config, load
 
 NETWORK_FAULT: type[Exception] = HfHubHTTPError.__bases__[0]
 """What every fault of the client's HTTP library is, whichever library the client builds on."""

@@ -73,14 +73,14 @@ def examine_file(
     )
 
 
-def examine_model(model: TimeSformer, what: str) -> Diagnosis:
-    """Diagnose a backbone that was loaded."""
+def examine_model(model: TimeSformer | ReleasedSegmentation, what: str) -> Diagnosis:
+    """Diagnose a model that was loaded."""
     own = model.state_dict()
     return Diagnosis(
         what=what,
         report=LoadReport({name: name for name in own}),
         warnings=tuple(suspicions(own)),
-        config=model.config,
+        config=model.config if isinstance(model, TimeSformer) else None,
         spec=model.input_spec,
         source_of_statistics="the model's own configuration",
     )

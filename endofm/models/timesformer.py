@@ -209,6 +209,11 @@ class TimeSformer(nn.Module):
         return self.config.width
 
     @property
+    def patch_pixels(self) -> int:
+        """The number that a frame's sides are multiples of."""
+        return self.config.patch_pixels
+
+    @property
     def num_features(self) -> int:
         """The same as `width`, under timm's name."""
         return self.config.width

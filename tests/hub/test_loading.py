@@ -116,8 +116,10 @@ def test_the_segmentation_file_gives_the_segmentation_model(tmp_path, capsys):
     assert isinstance(model, ReleasedSegmentation)
     said, status = doctor(capsys, path)
     assert status == 0 and "Endo-FM's CVC segmentation model" in said
-    told = refusal(capsys, "convert", path, tmp_path / "model")
-    assert "is a segmentation model" in told and not (tmp_path / "model").exists()
+    main(["convert", str(path), str(tmp_path / "model")])
+    converted = endofm.load(tmp_path / "model").state_dict()
+    assert all(torch.equal(converted[name], own) for name, own in model.state_dict().items())
+    assert doctor(capsys, tmp_path / "model")[1] == 0
 
 
 def released_segmentation_file(folder):
