@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from endofm.errors import ConfigError, WeightsError
 from endofm.hub.folder import load as load_folder
 from endofm.hub.huggingface import fetch
@@ -22,7 +20,8 @@ TIMM = "timm:"
 class Found:
     """A model, and where it is from."""
 
-    model: nn.Module
+    model: Any
+    """A `TimeSformer` or a `ReleasedSegmentation`, with its `input_spec`."""
     report: LoadReport
     """What became of every tensor."""
     provenance: dict[str, str]
