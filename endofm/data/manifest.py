@@ -9,6 +9,8 @@ manifest's root, by default the folder it lies in; all else may be left out:
 | `start_frame`, `stop_frame` | the clip within it in shown frames, stop excluded; empty: all |
 | `group` | what must not be divided between splits (a patient, a procedure); empty: the path |
 | `split` | `train`, `val`, `test` or a name of your own |
+| `masks` | a folder with a mask picture for every shown frame of the file (see `annotations`) |
+| `boxes` | a CSV table of boxes for the file's frames (see `annotations`) |
 | `label_*` | a label, any number of them: `label_polyp`, `label_scene`, ... |
 """
 
@@ -22,7 +24,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from endofm.errors import ManifestError
 
-COLUMNS = ("path", "start_frame", "stop_frame", "group", "split")
+COLUMNS = ("path", "start_frame", "stop_frame", "group", "split", "masks", "boxes")
+PATHS = ("path", "masks", "boxes")
 LABEL_PREFIX = "label_"
 
 
@@ -31,7 +34,8 @@ class Segment:
     """One clip: a stretch of a video file or of a folder of frames.
 
     `path` is relative, with forward slashes, `root` the folder it starts from. Frames are counted
-    as shown; `stop_frame` is excluded, `None` means to the end.
+    as shown; `stop_frame` is excluded, `None` means to the end. `masks` and `boxes` are relative
+    too; empty where the clip has none.
     """
 
     root: Path
@@ -41,6 +45,8 @@ class Segment:
     group: str = ""
     split: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    masks: str = ""
+    boxes: str = ""
 
     @property
     def file(self) -> Path:
@@ -114,15 +120,20 @@ def write_manifest(manifest: Path, segments: Sequence[Segment]) -> None:
     be given unless the manifest lies there. Raises `ManifestError` where it can't be written.
     """
     labels = sorted({name for segment in segments for name in segment.labels})
+    columns = [
+        name
+        for name in COLUMNS
+        if name not in ("masks", "boxes") or any(getattr(segment, name) for segment in segments)
+    ]
     temporary = manifest.with_name(manifest.name + ".part")
     try:
         manifest.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow([*COLUMNS, *(LABEL_PREFIX + name for name in labels)])
+            writer.writerow([*columns, *(LABEL_PREFIX + name for name in labels)])
             for segment in segments:
-                stop = "" if segment.stop_frame is None else segment.stop_frame
-                row = [segment.path, segment.start_frame, stop, segment.group, segment.split]
+                values = (getattr(segment, name) for name in columns)
+                row = ["" if value is None else value for value in values]
                 writer.writerow(row + [segment.labels.get(name, "") for name in labels])
         temporary.replace(manifest)
     except OSError as error:
@@ -165,20 +176,9 @@ def _segment(
             f"{where} does not have as many values as there are columns; mend the row."
         )
     values = {str(name): (value or "").strip() for name, value in row.items()}
-    # A file's name may begin or end with a space, so the path is taken as it stands.
-    path = str(row["path"]).replace("\\", "/") if os.name == "nt" else str(row["path"])
     if not values["path"]:
         raise ManifestError(f"{where} has an empty path; fill it in or delete the row.")
-    if (
-        PurePosixPath(path).is_absolute()
-        or PureWindowsPath(path).is_absolute()
-        or ".." in PurePosixPath(path).parts
-    ):
-        raise ManifestError(
-            f"{where}: the path '{path}' leaves its root; write it relative to {root}, without "
-            "'..'."
-        )
-    path = str(PurePosixPath(path))  # one name for `./a.mp4` and `a.mp4`
+    path, masks, boxes = (_path(where, row.get(column) or "", root) for column in PATHS)
     start = _frame(where, "start_frame", values.get("start_frame", "")) or 0
     stop = _frame(where, "stop_frame", values.get("stop_frame", ""))
     if stop is not None and stop <= start:
@@ -191,9 +191,25 @@ def _segment(
         for name, value in values.items()
         if name.startswith(LABEL_PREFIX)
     }
-    return Segment(
-        root, path, start, stop, values.get("group") or path, values.get("split", ""), labels
-    )
+    group, split = values.get("group") or path, values.get("split", "")
+    return Segment(root, path, start, stop, group, split, labels, masks, boxes)
+
+
+def _path(where: str, written: str, root: Path) -> str:
+    """A path as it stands, since a file's name may begin or end with a space; empty stays so."""
+    path = written.replace("\\", "/") if os.name == "nt" else written
+    if not path.strip():
+        return ""
+    if (
+        PurePosixPath(path).is_absolute()
+        or PureWindowsPath(path).is_absolute()
+        or ".." in PurePosixPath(path).parts
+    ):
+        raise ManifestError(
+            f"{where}: the path '{path}' leaves its root; write it relative to {root}, without "
+            "'..'."
+        )
+    return str(PurePosixPath(path))  # one name for `./a.mp4` and `a.mp4`
 
 
 def _frame(where: str, column: str, value: str) -> int | None:
@@ -219,7 +235,7 @@ def _check_unique(manifest: Path, segments: Iterable[Segment]) -> None:
 def _check_inside(manifest: Path, segments: Iterable[Segment], root: Path) -> None:
     """Links may not lead out of the root either; every path is resolved once."""
     home = root.resolve()
-    for path in sorted({segment.path for segment in segments}):
+    for path in sorted({getattr(segment, name) for segment in segments for name in PATHS} - {""}):
         try:
             inside = (root / path).resolve().is_relative_to(home)
         except (OSError, RuntimeError, ValueError) as error:

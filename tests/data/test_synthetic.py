@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from endofm.data.annotations import check_annotations
 from endofm.data.manifest import read_manifest
 from endofm.data.synthetic import SCENES, CorpusSpec, SyntheticClip, render_clip, write_corpus
 from endofm.data.synthetic.corpus import plan_clip
@@ -143,6 +144,7 @@ def test_a_corpus_reads_back_as_it_was_rendered(corpus: Path) -> None:
         assert segment.split == plan.split
         polyp = "polyp" if plan.has_polyp else "normal"
         assert segment.labels == {"polyp": polyp, "scene": plan.scene}
+        check_annotations(segment)
         clip = render_clip(plan.seed, plan.scene, plan.has_polyp, 14, 48, 64)
         pictures, keys, rate = decode(segment.file)
         assert pictures.shape == (14, 48, 64, 3)
@@ -150,8 +152,8 @@ def test_a_corpus_reads_back_as_it_was_rendered(corpus: Path) -> None:
         assert [number for number, key in enumerate(keys) if key] == [0, 12]
         assert rate == TINY.fps
         masks = sorted((corpus / "masks" / plan.name).glob("*.png"))
-        assert len(masks) == (14 if plan.has_polyp else 0)
-        for file, mask in zip(masks, clip.masks, strict=False):
+        assert len(masks) == 14
+        for file, mask in zip(masks, clip.masks, strict=True):
             assert np.array_equal(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), mask * np.uint8(255))
 
 

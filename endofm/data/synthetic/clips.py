@@ -92,7 +92,7 @@ def _find_way(
 ) -> tuple[list[Polyp], Camera]:
     """Draw polyps and ways until the first polyp is well seen; keep the best if none is."""
     best: tuple[float, list[Polyp], Camera] | None = None
-    wish = float(rng.uniform(0.06, 0.2))
+    wish = float(rng.uniform(0.12, 0.32))
     for _ in range(ATTEMPTS):
         polyps = [grow_polyp(rng, world)]
         if rng.random() < 0.25:
@@ -110,7 +110,7 @@ def _find_way(
 def _score(world: World, polyps: list[Polyp], camera: Camera, imager: Imager, wish: float) -> float:
     """How well polyps are seen, from a small preview; 1 or more is good enough.
 
-    They should fill 2 % of the view in most of the frames, and the share `wish` in one at least.
+    They should fill 5 % of the view in most of the frames, and the share `wish` in one at least.
     """
     height, width = imager.size
     scale = 32 / min(height, width)
@@ -124,7 +124,7 @@ def _score(world: World, polyps: list[Polyp], camera: Camera, imager: Imager, wi
     nearest = float(hits.reach.min())
     if nearest < 0.1 or float(share.max()) > 0.6:
         return 0.0
-    return min(float((share >= 0.026).mean()) / 0.65, float(share.max()) / wish)
+    return min(float((share >= 0.05).mean()) / 0.65, float(share.max()) / wish)
 
 
 def _render(

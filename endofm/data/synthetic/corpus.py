@@ -1,11 +1,11 @@
 """A corpus on disk: videos, masks, boxes and a manifest, made clip by clip and taken up where left.
 
 ```
-manifest.csv                 path, frames, group, split, label_polyp, label_scene
+manifest.csv                 path, frames, group, split, masks, boxes, label_polyp, label_scene
 boxes.csv                    path, frame, x1, y1, x2, y2 (inclusive corners)
 corpus.json                  what the folder was made from
 videos/clip_00000.mp4
-masks/clip_00000/0000.png    255 on polyps; only clips with polyps have a folder
+masks/clip_00000/0000.png    255 on polyps; a picture for every frame
 ```
 """
 
@@ -28,7 +28,7 @@ from endofm.data.synthetic.clips import SyntheticClip, check_sizes, render_clip
 from endofm.data.synthetic.world import SCENES
 from endofm.errors import ConfigError
 
-FORMAT = 1  # raise it when the same spec gives other files
+FORMAT = 2  # raise it when the same spec gives other files
 BOX_COLUMNS = ("frame", "x1", "y1", "x2", "y2")
 
 
@@ -176,13 +176,12 @@ def _write_missing(
 def _write_clip_if_missing(folder: Path, plan: ClipPlan, spec: CorpusSpec) -> bool:
     """Render and write a clip unless it is there; the video comes last and tells that all is."""
     video, masks = _video(folder, plan), folder / "masks" / plan.name
-    if video.is_file() and (masks.is_dir() or not plan.has_polyp):
+    if video.is_file() and masks.is_dir():
         return False
     clip = render_clip(
         plan.seed, plan.scene, plan.has_polyp, spec.num_frames, spec.height, spec.width
     )
-    if plan.has_polyp:
-        _write_masks(masks, clip)
+    _write_masks(masks, clip)
     _write_video(video, clip, spec.fps)
     return True
 
@@ -230,11 +229,10 @@ def _write_boxes(folder: Path, plans: list[ClipPlan]) -> None:
     """Gather the boxes of all clips."""
     lines = ["path," + ",".join(BOX_COLUMNS)]
     for plan in plans:
-        if plan.has_polyp:
-            path = _video(folder, plan).relative_to(folder).as_posix()
-            with (folder / "masks" / plan.name / "boxes.csv").open(encoding="utf-8") as file:
-                rows = list(csv.reader(file))[1:]
-            lines += [",".join([path, *row]) for row in rows]
+        path = _video(folder, plan).relative_to(folder).as_posix()
+        with (folder / "masks" / plan.name / "boxes.csv").open(encoding="utf-8") as file:
+            rows = list(csv.reader(file))[1:]
+        lines += [",".join([path, *row]) for row in rows]
     _write_text(folder / "boxes.csv", "\n".join(lines) + "\n")
 
 
@@ -247,4 +245,7 @@ def _write_text(file: Path, text: str) -> None:
 def _segment(folder: Path, plan: ClipPlan, spec: CorpusSpec) -> Segment:
     labels = {"polyp": "polyp" if plan.has_polyp else "normal", "scene": plan.scene}
     path = _video(folder, plan).relative_to(folder).as_posix()
-    return Segment(folder, path, 0, spec.num_frames, plan.name, plan.split, labels)
+    masks = f"masks/{plan.name}"
+    return Segment(
+        folder, path, 0, spec.num_frames, plan.name, plan.split, labels, masks, "boxes.csv"
+    )

@@ -20,7 +20,7 @@ class Imager:
         self.unit = min(height, width) / 128  # pixels of a picture 128 high
         self.view = _field_of_view(rng, height, width)
         self.brightness = float(np.exp(rng.uniform(-1.9, -1.05)))
-        warmth, tint = rng.normal(0, 0.1), rng.normal(0, 0.04)
+        warmth, tint = rng.normal(0, 0.06), rng.normal(0, 0.03)
         self.white = np.array([1 + warmth, 1 - tint, 1 - warmth], np.float32)
         self.shutter = float(rng.uniform(0.15, 0.7))
         self.softness = float(rng.uniform(0.55, 0.9)) * self.unit**0.6

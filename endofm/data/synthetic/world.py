@@ -208,7 +208,7 @@ def _colors(
 ) -> tuple[FloatArray, FloatArray]:
     """Reflectance of the mucosa with its vessels, patches and pale crests."""
     shape = (relief.shape[0], relief.shape[1])
-    tissue = _tissue(rng)
+    tissue = _tissue(rng, scene)
     large = smooth_noise(rng, shape, (128 * detail, 128 * detail))
     small = smooth_noise(rng, shape, (16 * detail, 16 * detail))
     grain = smooth_noise(rng, shape, (4 * detail, 4 * detail))
@@ -231,12 +231,14 @@ def _colors(
     return color, tissue
 
 
-def _tissue(rng: np.random.Generator) -> FloatArray:
-    """Pink, red, orange, tan: any mixture, whatever the organ."""
+def _tissue(rng: np.random.Generator, scene: str) -> FloatArray:
+    """Pink, red, orange, tan: a mixture in which the organ's own usually prevails."""
     palette = np.array(
         [[0.78, 0.28, 0.21], [0.66, 0.12, 0.08], [0.84, 0.31, 0.06], [0.78, 0.44, 0.17]], np.float32
     )
-    weights = rng.dirichlet(np.full(len(palette), 0.8)).astype(np.float32)
+    shares = np.full(len(palette), 0.8)
+    shares[("colon", "stomach", "small_bowel", "esophagus").index(scene)] += 2.4
+    weights = rng.dirichlet(shares).astype(np.float32)
     return np.asarray((palette * weights[:, None]).sum(0), np.float32)
 
 
