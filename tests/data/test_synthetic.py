@@ -102,6 +102,12 @@ def test_polyps_are_well_seen() -> None:
         assert share.max() >= 0.04
 
 
+def test_no_surface_swallows_more_light_than_it_gets() -> None:
+    """A spot of this mottled polyp once had a negative reflectance, and pixels of no value."""
+    with np.errstate(invalid="raise"):
+        render_clip(3016458892868562697, "colon", True, 16, 96, 96)
+
+
 def test_boxes_enclose_the_masks() -> None:
     clips = [small_clip(seed, has_polyp=True) for seed in (7, 8, 9)]
     assert max(clip.instances.max() for clip in clips) == 2, "two polyps in one of them"

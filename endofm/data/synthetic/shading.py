@@ -94,7 +94,7 @@ def _paint_polyp(
     v = np.mod((b - 0.5 * n) * scale, grain.shape[0] - 1)[:, None]
     texture = lookup(grain, u, v)[:, 0]
     own = (0.6 * world.tissue + 0.4 * color[chosen, :3]) * polyp.tint
-    own = own * (1 + np.float32(polyp.mottle) * texture[:, :1])
+    own = own * np.maximum(1 + np.float32(polyp.mottle) * texture[:, :1], np.float32(0.3))
     own = own * (1 - np.array([0.0, 0.16, 0.14], np.float32) * np.clip(texture[:, 1:2], 0, 2))
     color[chosen, :3] += (own - color[chosen, :3]) * share[:, None]
     color[chosen, 3] += (1 - color[chosen, 3]) * share
