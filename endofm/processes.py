@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradient
 
 
 def num_processes() -> int:
@@ -18,6 +19,14 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
     distributed.all_reduce(total)
     return total
+
+
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, on each of them; gradients flow to all."""
+    if num_processes() == 1:
+        return tensor
+    total: Tensor = all_reduce_with_gradient(tensor)  # type: ignore[no-untyped-call]
+    return total / num_processes()
 
 
 def gather_over_processes(tensor: Tensor) -> Tensor:

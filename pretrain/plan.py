@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from endofm.data.dataset import Corpus, SampleOrder, find_missing
+from endofm.data.leakage.known import refuse_leaks
 from endofm.data.loader import BatchPlan
 from endofm.errors import ConfigError, RunError
-from endofm.heads.projection import ProjectionHead
 from endofm.models.build import build_backbone
+from endofm.tasks.pretraining import build_head
 from endofm.training.estimate import device_memory, matrix_speed, step_bytes, step_flops
 from endofm.training.schedules import Schedules
 from pretrain.config import PretrainConfig
@@ -70,8 +71,13 @@ def make_plan(config: PretrainConfig, corpus: Corpus, rank: int, world: int) -> 
 
 
 def check_files(config: PretrainConfig, corpus: Corpus) -> int:
-    """Look at every file before the start; how many clips are missing. Raises beyond the limit."""
+    """Look at every file before the start; how many clips are missing. Raises beyond the limit.
+
+    Raises `RunError` too where a list beside a manifest knows of leaks.
+    """
     segments = corpus.segments
+    for manifest, part in zip(config.data.manifests, corpus.parts, strict=True):
+        refuse_leaks(manifest, part)
     missing = find_missing(segments)
     if len(missing) > config.data.max_broken_share * len(segments):
         raise RunError(
@@ -86,7 +92,7 @@ def memory_needed(config: PretrainConfig) -> tuple[float, int]:
     """Estimated bytes of a step, and the student's number of parameters; nothing is allocated."""
     with torch.device("meta"):
         backbone = build_backbone(config.model, config.views.global_pixels)
-        head = ProjectionHead(backbone.width, config.objective.prototypes)
+        head = build_head(backbone.width, config.objective)
     count = sum(p.numel() for module in (backbone, head) for p in module.parameters())
     needed = step_bytes(
         backbone.config,
@@ -133,6 +139,8 @@ def explain(config: PretrainConfig, corpus: Corpus, plan: Plan, device: torch.de
     lines = [
         f"clips            {len(corpus.segments)} in {len(corpus.parts)} manifests; an epoch shows "
         f"{plan.clips_per_epoch}",
+        f"quarantine       {corpus.num_quarantined} clips are left out by the lists beside the "
+        f"manifests",
         f"short clips      {short} have fewer frames than the longest view; their frames are "
         f"repeated",
         f"model            {config.model.name}, {parameters / 1e6:.1f} M parameters with its head",

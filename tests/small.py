@@ -33,7 +33,7 @@ def small_recipe(manifest: Path, out: Path, **changes) -> PretrainConfig:
     config = PretrainConfig(
         data=DataConfig(manifests=(manifest,), workers=0, short_side_pixels=48),
         views=VIEWS,
-        model=ModelConfig(name="timesformer_tiny", depth=2, patch_pixels=8),
+        model=ModelConfig(name="timesformer_mini", patch_pixels=8),
         objective=ObjectiveConfig(prototypes=32),
         optim=OptimConfig(epochs=2, batch_size=2, warmup_epochs=1),
         run=replace(RunConfig(out=out, log_every=2, save_every=100), **run),

@@ -90,13 +90,14 @@ def draw_color(
     jitter: tuple[float, float, float],
     rng: np.random.Generator,
     quirks: Quirks = "none",
+    greyscale: float = GREYSCALE_PROBABILITY,
 ) -> npt.NDArray[np.float32]:
     """The affine map [3, 4] of one colour draw, on RGB in [0, 1].
 
     `mean` [3] is the view's mean colour; `jitter` the strengths of brightness, contrast and
-    saturation, applied in random order with probability 0.8; greyscale follows with probability
-    0.2. Contrast pulls towards the mean grey of the whole view, not of each frame, so that a view
-    doesn't flicker. `quirks="released"` weighs grey in BGR order.
+    saturation, applied in random order with probability 0.8; `greyscale` is the chance that grey
+    follows. Contrast pulls towards the mean grey of the whole view, not of each frame, so that a
+    view doesn't flicker. `quirks="released"` weighs grey in BGR order.
     """
     luma = LUMA[::-1] if quirks == "released" else LUMA
     grey = np.tile(luma, (3, 1))
@@ -113,7 +114,7 @@ def draw_color(
             else:
                 mix = factor * np.eye(3) + (1 - factor) * grey
                 matrix, bias = mix @ matrix, mix @ bias
-    if rng.random() < GREYSCALE_PROBABILITY:
+    if rng.random() < greyscale:
         matrix, bias = grey @ matrix, grey @ bias
     return np.concatenate([matrix, bias[:, None]], axis=1).astype(np.float32)
 

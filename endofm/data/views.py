@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from endofm.data.sampling import global_indices, local_indices
-from endofm.data.transforms import apply_crop, draw_color, draw_crop
+from endofm.data.transforms import GREYSCALE_PROBABILITY, apply_crop, draw_color, draw_crop
 from endofm.errors import ConfigError
 
 STATISTICS = {
@@ -43,8 +43,8 @@ class ViewsConfig:
     """Shares of the frame's area: a local crop is between the first two, a global one between the
     last two.
     """
-    color_jitter: tuple[float, float, float] = (0.4, 0.4, 0.2)
-    """Strength of brightness, contrast and saturation jitter."""
+    color_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, GREYSCALE_PROBABILITY)
+    """Strength of brightness, contrast and saturation jitter, and the chance of a grey view."""
     statistics: Literal["imagenet", "half", "kinetics"] = "imagenet"
     """Mean and standard deviation taken from the pixels: ImageNet's, 0.5/0.5, or 0.45/0.225."""
     quirks: Literal["none", "released"] = "none"
@@ -72,9 +72,11 @@ class ViewsConfig:
                 f"views.crop_areas is {list(self.crop_areas)}; give three rising shares between 0 "
                 f"and 1."
             )
-        if any(not 0 <= strength < 1 for strength in self.color_jitter):
+        *strengths, grey = self.color_jitter
+        if any(not 0 <= strength < 1 for strength in strengths) or not 0 <= grey <= 1:
             raise ConfigError(
-                f"views.color_jitter is {list(self.color_jitter)}; each strength lies in [0, 1)."
+                f"views.color_jitter is {list(self.color_jitter)}; each strength lies in [0, 1), "
+                "the chance of grey (the last) from 0 to 1."
             )
 
     @property
@@ -135,7 +137,8 @@ def cut_views(
             antialias=config.quirks == "none",
         )
         mean = window.reshape(-1, 3).to(torch.float32).mean(0).double().numpy() / 255
-        color = draw_color(mean, config.color_jitter, rng, config.quirks)
+        *jitter, grey = config.color_jitter
+        color = draw_color(mean, (jitter[0], jitter[1], jitter[2]), rng, config.quirks, grey)
         views.append(View(window, torch.from_numpy(color)))
     return views
 

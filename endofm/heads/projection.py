@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from endofm.errors import ConfigError
+from endofm.processes import mean_over_processes
 
 
 class Prototypes(nn.Module):
@@ -30,8 +31,29 @@ class Prototypes(nn.Module):
         return F.linear(features, self.weight_g * directions)
 
 
+class Standardize(nn.Module):
+    """Every feature to mean 0 and deviation 1 over the rows of a batch, on all processes together.
+
+    What the batch norm of DINO's head does in its first layer, without weights or running averages:
+    a small untrained network gives all clips nearly the same feature, and targets that tell them
+    apart from the first step on need that common part taken away. With it goes the gradient of the
+    backbone's last norm.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:  # [B, D] -> [B, D]
+        """The same in training and evaluation; every process gives equally many rows."""
+        centered = features - mean_over_processes(features.mean(dim=0))
+        variance = mean_over_processes(centered.square().mean(dim=0))
+        standard: Tensor = centered * torch.rsqrt(variance + 1e-5)
+        return standard
+
+
 class ProjectionHead(nn.Module):
-    """MLP, L2 norm, then the similarity to every prototype; by default in Endo-FM's sizes."""
+    """MLP, L2 norm, then the similarity to every prototype; by default in Endo-FM's sizes.
+
+    `standardize` puts `Standardize` before the MLP, and starts the linear layers with a deviation
+    of 1 / sqrt(inputs), so that differences between clips pass undiminished.
+    """
 
     def __init__(
         self,
@@ -40,6 +62,7 @@ class ProjectionHead(nn.Module):
         hidden: int = 2048,
         bottleneck: int = 256,
         num_layers: int = 3,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         if min(width, num_prototypes, hidden, bottleneck, num_layers) < 1:
@@ -52,14 +75,17 @@ class ProjectionHead(nn.Module):
         layers: list[nn.Module] = []
         for size_in, size_out in pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), nn.GELU()]
+        self.standardize = Standardize() if standardize else nn.Identity()
         self.mlp = nn.Sequential(*layers[:-1])
         self.last_layer = Prototypes(bottleneck, num_prototypes)
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
+                std = layer.in_features**-0.5 if standardize else 0.02
+                nn.init.trunc_normal_(layer.weight, std=std)
                 nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:  # [B, D] -> [B, K]
         """Scores before any temperature, within [-1, 1] in float32."""
-        scores: Tensor = self.last_layer(F.normalize(self.mlp(features), dim=-1))
+        embedded = self.mlp(self.standardize(features))
+        scores: Tensor = self.last_layer(F.normalize(embedded, dim=-1))
         return scores

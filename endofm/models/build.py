@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -20,8 +20,6 @@ class ModelConfig:
 
     name: str = "timesformer_base"
     """A name that endofm.list_models() gives."""
-    depth: int | None = None
-    """Number of blocks; by default the named model's own."""
     attention: Literal["divided_space_time", "joint_space_time", "space_only"] = (
         "divided_space_time"
     )
@@ -42,7 +40,6 @@ class ModelConfig:
 
 def build_backbone(config: ModelConfig, image_pixels: int) -> TimeSformer:
     """The backbone with random weights; its position embedding is made for `image_pixels`."""
-    overrides: dict[str, Any] = {} if config.depth is None else {"depth": config.depth}
     model = create_model(
         config.name,
         attention=config.attention,
@@ -52,7 +49,6 @@ def build_backbone(config: ModelConfig, image_pixels: int) -> TimeSformer:
         drop_path=config.drop_path,
         position_resize=config.position_resize,
         gradient_checkpointing=config.gradient_checkpointing,
-        **overrides,
     )
     if not isinstance(model, TimeSformer):
         raise ConfigError(

@@ -22,6 +22,7 @@ def build_timesformer(**settings: Any) -> TimeSformer:
 
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "timesformer_mini": partial(build_timesformer, width=128, depth=2, num_heads=2),
     "timesformer_tiny": partial(build_timesformer, width=192, depth=12, num_heads=3),
     "timesformer_small": partial(build_timesformer, width=384, depth=12, num_heads=6),
     "timesformer_base": partial(build_timesformer, width=768, depth=12, num_heads=12),

@@ -39,6 +39,10 @@ class ObjectiveConfig:
 
     prototypes: int = 65536
     """Outputs of the projection head (K)."""
+    head: Literal["endofm", "small"] = "endofm"
+    """Projection head: Endo-FM's (hidden 2048, bottleneck 256), or one for small networks and short
+    runs (256 and 64, its input standardised over the batch).
+    """
     teacher_temperature: tuple[float, float] = (0.04, 0.04)
     """Temperature of the teacher's targets: at the start, and from the end of the warm-up on."""
     teacher_momentum: float = 0.996
@@ -234,9 +238,16 @@ def build_task(
 ) -> tuple[PretrainingTask, str]:
     """The task with its starting weights, and a sentence on where they come from."""
     backbone = build_backbone(model, views.global_pixels)
-    head = ProjectionHead(backbone.width, objective.prototypes)
+    head = build_head(backbone.width, objective)
     origin = initialize(backbone, head, model.init_from)
     return PretrainingTask(backbone, head, objective), origin
+
+
+def build_head(width: int, objective: ObjectiveConfig) -> ProjectionHead:
+    """The projection head of a configuration, for features of `width`, with random weights."""
+    if objective.head == "endofm":
+        return ProjectionHead(width, objective.prototypes)
+    return ProjectionHead(width, objective.prototypes, hidden=256, bottleneck=64, standardize=True)
 
 
 def network_views(batch: Batch, views: ViewsConfig, device: torch.device) -> list[Tensor]:

@@ -73,7 +73,7 @@ def test_views_show_the_frames_that_were_drawn(segment):
         global_pixels=96,
         local_pixels=96,
         crop_areas=(1.0, 1.0, 1.0),
-        color_jitter=(0, 0, 0),
+        color_jitter=(0, 0, 0, 0),
     )
     from endofm.data.video import read_segment
 
@@ -108,7 +108,7 @@ def test_a_clip_shorter_than_its_views_repeats_frames(segment):
         ({"global_frames": (8,), "local_frames": ()}, "nothing to match"),
         ({"local_frames": (2, 0)}, "at least one frame"),
         ({"crop_areas": (0.5, 0.4, 1.0)}, "rising"),
-        ({"color_jitter": (1.5, 0, 0)}, "strength"),
+        ({"color_jitter": (1.5, 0, 0, 0)}, "strength"),
     ],
 )
 def test_views_that_cannot_be_cut_are_refused(changes, told):

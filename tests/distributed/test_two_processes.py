@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
@@ -25,11 +26,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_two_processes_with_half_the_batch_equal_one_with_the_whole(tmp_path):
+@pytest.mark.parametrize("head", ["endofm", "small"])  # the small one has batch statistics
+def test_two_processes_with_half_the_batch_equal_one_with_the_whole(tmp_path, head):
     manifest = write_corpus(tmp_path / "corpus", num_clips=8)
     optim = OptimConfig(epochs=2, batch_size=4, warmup_epochs=1, freeze_last_layer_epochs=0)
     whole = small_recipe(manifest, tmp_path / "one", optim=optim)
-    whole = replace(whole, model=replace(whole.model, drop_path=0.0))
+    whole = replace(
+        whole,
+        model=replace(whole.model, drop_path=0.0),
+        objective=replace(whole.objective, head=head),
+    )
     train(whole)
     AcceleratorState._reset_state(True)
     half = replace(
@@ -54,7 +60,11 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(tmp_path):
     )
     assert set(one) == set(two)
     for name, tensor in one.items():
-        if name.endswith("qkv.bias"):  # AdamW turns the rounding noise of its key third into steps
+        # Where there is no gradient but rounding noise, AdamW makes steps of it: the key third of
+        # attention biases, and the last norm, whose scale and shift the small head takes away.
+        if head == "small" and ".backbone.norm." in name:
+            continue
+        if name.endswith("qkv.bias"):
             tensor, two[name] = (t.view(3, -1)[[0, 2]] for t in (tensor, two[name]))
         torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
     assert one["center"].abs().max() > 1e-4

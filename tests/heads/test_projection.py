@@ -53,6 +53,20 @@ def test_a_head_without_layers_is_refused():
         ProjectionHead(8, num_layers=0)
 
 
+def test_a_standardised_head_sees_differences_between_clips_only():
+    torch.manual_seed(0)
+    head = ProjectionHead(8, 10, hidden=6, bottleneck=4, standardize=True)
+    features = torch.randn(5, 8, requires_grad=True)
+    scores = head(features)
+    assert torch.allclose(head(7 + 3 * features), scores, atol=1e-4)
+    rows = head.standardize(features)
+    assert torch.allclose(rows.mean(0), torch.zeros(8), atol=1e-6)
+    assert torch.allclose(rows.std(0, correction=0), torch.ones(8), atol=1e-3)
+    (gradient,) = torch.autograd.grad((scores * torch.randn(5, 10)).sum(), features)
+    assert torch.allclose(gradient.sum(0), torch.zeros(8), atol=1e-5)  # a common shift is nothing
+    assert list(head.state_dict()) == list(ProjectionHead(8, 10, 6, 4).state_dict())
+
+
 @pytest.mark.golden
 def test_backbone_and_head_score_ten_views_as_the_released_student():
     with safe_open(shared_folder("golden", "training_steps.safetensors"), "pt") as file:

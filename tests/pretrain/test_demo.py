@@ -20,5 +20,5 @@ def test_the_demo_ends_with_scores_models_and_a_page(tmp_path):
     by_kind = {(r["seed"], r["features"]): r["score"] for r in scores if r["label"] == "scene"}
     assert by_kind[0, "color statistics"] == by_kind[1, "color statistics"]
     for seed in (0, 1):
-        assert endofm.load(tmp_path / "demo" / f"seed_{seed}" / "model").config.depth == 3
+        assert endofm.load(tmp_path / "demo" / f"seed_{seed}" / "model").config.depth == 2
     assert "pretrained" in page.read_text(encoding="utf-8")

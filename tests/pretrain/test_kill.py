@@ -26,7 +26,7 @@ def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path)
         config = small_recipe(manifest, tmp_path / name, save_every=3)
         config = replace(
             config,
-            optim=replace(config.optim, epochs=200, warmup_epochs=1),
+            optim=replace(config.optim, epochs=600, warmup_epochs=1),
             data=replace(config.data, workers=1),
         )
         recipe = tmp_path / f"{name}.yaml"

@@ -1,0 +1,63 @@
+"""Fine-tuning on two processes (gloo, CPU) as on one: weights, figures, and every sample once."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from endofm.config import to_yaml
+from finetune.train import finetune
+from tests.distributed.test_two_processes import free_port
+from tests.labelled import small_finetune, write_labelled
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "kind", ["segmentation", pytest.param("classification", marks=pytest.mark.slow)]
+)
+def test_two_processes_find_what_one_finds(tmp_path, kind):
+    manifest = write_labelled(tmp_path / "corpus", 22, splits=("train", "train", "val"))
+    # odd numbers of test pieces: the two processes have unequal parts
+    whole = small_finetune(
+        manifest, tmp_path / "one", kind=kind, epochs=1, batch_size=2, accumulate=2
+    )
+    finetune(whole)
+    AcceleratorState._reset_state(True)
+    half = replace(
+        whole,
+        optim=replace(whole.optim, accumulate=1),
+        run=replace(whole.run, out=tmp_path / "two"),
+    )
+    recipe = tmp_path / "half.yaml"
+    recipe.write_text(to_yaml(half), encoding="utf-8")
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", str(free_port()), "-m", "finetune", "--config", str(recipe)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folders = [tmp_path / name / "seed_0" for name in ("one", "two")]
+    assert list((folders[1] / "checkpoints").glob("*/random_states_1.pkl"))  # two, not one
+    one, two = (load_file(folder / "best.safetensors") for folder in folders)
+    for name, tensor in one.items():
+        if name.endswith("qkv.bias"):  # AdamW turns the rounding noise of its key third into steps
+            tensor, two[name] = (t.view(3, -1)[[0, 2]] for t in (tensor, two[name]))
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    tables = [list(csv.DictReader((folder / "samples.csv").open())) for folder in folders]
+    assert len(tables[0]) == len(tables[1]) > 0
+    key = "sample" if kind == "classification" else "sequence"
+    assert [row[key] for row in tables[0]] == [row[key] for row in tables[1]]
+    metrics = [json.loads((f / "metrics.json").read_text())["metrics"] for f in folders]
+    for name, told in metrics[0].items():
+        if told["value"] is not None:
+            assert metrics[1][name]["value"] == pytest.approx(told["value"], abs=2e-3), name
