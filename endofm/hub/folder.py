@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from endofm.errors import ConfigError, WeightsError
 from endofm.hub.card import write_card
+from endofm.models.adapters import has_adapters
 from endofm.models.input import InputSpec
 from endofm.models.registry import build_timesformer
 from endofm.models.released_segmentation import (
@@ -70,9 +71,15 @@ def save(folder: Path, model: Any, spec: InputSpec, provenance: Mapping[str, Any
 
     It is there whole or not at all, and replaces an older one.
 
-    Raises `WeightsError` where the place is taken by anything else.
+    Raises `WeightsError` where the place is taken by anything else, `ConfigError` for a backbone
+    with adapters.
     """
     folder = Path(folder)
+    if has_adapters(model):
+        raise ConfigError(
+            "The backbone has adapters, and a model folder holds none; merge LoRA into it "
+            "(merge_lora), or save the whole fine-tuned model."
+        )
     refuse_taken(folder)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -175,6 +182,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise WeightsError(
                 f"{folder} is another library's model ({file.name} has no format number); give the "
                 "weight file in it."
+            )
+        if config.get("architecture") == "finetuned":
+            raise WeightsError(
+                f"{folder} is a fine-tuned model (network and head), not a backbone; `python -m "
+                "finetune.evaluate` judges it, endofm.tasks.finetuned.load_finetuned loads it."
             )
         number, architecture = config["format"], config["architecture"]
         config["settings"], config["input"]

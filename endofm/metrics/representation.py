@@ -1,9 +1,10 @@
 """How much frozen features [S, D] know: nearest neighbours, a linear probe, retrieval."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold
@@ -33,8 +34,17 @@ def unit(features: Features) -> Features:
 def knn_predict(
     train: Features, labels: Labels, test: Features, k: int = 5, temperature: float = 0.07
 ) -> Labels:
-    """Labels of `test` by the k nearest of `train` in cosine, votes weighted exp(cos /
-    temperature).
+    """Labels of `test` by the k nearest of `train`, as `knn_votes` weighs them."""
+    votes = knn_votes(train, labels, test, k, temperature)
+    predicted: Labels = np.unique(labels)[votes.argmax(axis=1)]
+    return predicted
+
+
+def knn_votes(
+    train: Features, labels: Labels, test: Features, k: int = 5, temperature: float = 0.07
+) -> Features:
+    """Votes [S, K] for each label (sorted) of the k nearest of `train` in cosine, weighted
+    exp(cos / temperature).
 
     Features are centred on the mean of `train` first, so that a direction common to all clips does
     not hide the differences. Weighting as in DINO (k-NN evaluation).
@@ -44,16 +54,33 @@ def knn_predict(
     k = min(k, len(train))
     nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
     weights = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / temperature)
-    classes = np.unique(labels)
-    votes = np.stack(
-        [(weights * (labels[nearest] == name)).sum(axis=1) for name in classes], axis=1
+    votes: Features = np.stack(
+        [(weights * (labels[nearest] == name)).sum(axis=1) for name in np.unique(labels)], axis=1
     )
-    predicted: Labels = classes[votes.argmax(axis=1)]
-    return predicted
+    return votes
+
+
+def whitened_knn_predict(
+    train: Features, labels: Labels, test: Features, components: int = 32
+) -> Labels:
+    """Labels of `test` by its nearest in `train`, once every direction counts alike.
+
+    The leading principal components of `train`, each scaled to deviation 1. In features that one
+    direction dominates, plain nearest neighbours are neighbours in that direction only.
+    """
+    components = min(components, train.shape[1], len(train) - 1)
+    whitening = PCA(components, whiten=True, svd_solver="full").fit(train)
+    return knn_predict(whitening.transform(train), labels, whitening.transform(test))
 
 
 def linear_predict(train: Features, labels: Labels, test: Features, seed: int = 0) -> Labels:
-    """Labels of `test` by logistic regression on standardised features.
+    """Labels of `test` by logistic regression, as `linear_model` fits it."""
+    predicted: Labels = linear_model(train, labels, seed).predict(test)
+    return predicted
+
+
+def linear_model(train: Features, labels: Labels, seed: int = 0) -> Any:
+    """Logistic regression on standardised features, fitted: has `predict` and `predict_proba`.
 
     The strength of the penalty is chosen by stratified cross-validation inside `train`.
     """
@@ -71,8 +98,7 @@ def linear_predict(train: Features, labels: Labels, test: Features, seed: int = 
             use_legacy_attributes=False,
         ),
     )
-    predicted: Labels = model.fit(train, labels).predict(test)
-    return predicted
+    return model.fit(train, labels)
 
 
 def balanced_accuracy(truth: Labels, predicted: Labels) -> float:

@@ -115,10 +115,13 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.mlp = Mlp(config.width, int(config.width * config.mlp_ratio))
         self.drop_path = DropPath(drop_path)
+        self.adapters = nn.ModuleDict()
+        """By the half of the block they come before; `add_st_adapters` fills it."""
 
     def forward(self, tokens: Tensor, num_frames: int) -> Tensor:
         """[B, 1 + N, D], updated; `num_frames` says how many frames lie in N."""
-        tokens = self.attend(tokens, num_frames)
+        tokens = self.attend(self.adapt("attention", tokens, num_frames), num_frames)
+        tokens = self.adapt("mlp", tokens, num_frames)
         updated: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
         return updated
 
@@ -126,6 +129,13 @@ class Block(nn.Module):
         """The attention half of the block."""
         updated: Tensor = tokens + self.drop_path(self.attn(self.norm1(tokens)))
         return updated
+
+    def adapt(self, half: str, tokens: Tensor, num_frames: int) -> Tensor:
+        """The tokens through the adapter before the `attention` or the `mlp`, if there is one."""
+        if half not in self.adapters:
+            return tokens
+        adapted: Tensor = self.adapters[half](tokens, num_frames)
+        return adapted
 
     def attention_maps(self, tokens: Tensor, num_frames: int) -> Tensor:
         """The block's attention, made visible: [B, heads, 1 + N, 1 + N]."""
@@ -250,7 +260,8 @@ class TimeSformer(nn.Module):
         num_frames = clip.shape[2]
         for block in self.blocks[:-1]:
             tokens = block(tokens, num_frames)
-        return cast(Block, self.blocks[-1]).attention_maps(tokens, num_frames)
+        last = cast(Block, self.blocks[-1])
+        return last.attention_maps(last.adapt("attention", tokens, num_frames), num_frames)
 
     def embed(self, clip: Tensor) -> Tensor:  # [B, C, T, H, W] -> [B, 1 + N, D]
         """What enters the first block; with `space_only` each frame is a row: [B T, 1 + h w, D]."""

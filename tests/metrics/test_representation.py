@@ -8,6 +8,7 @@ from endofm.metrics.representation import (
     linear_predict,
     retrieval_at_1,
     retrieval_chance,
+    whitened_knn_predict,
 )
 
 
@@ -64,3 +65,15 @@ def test_colour_statistics_see_colours_but_no_arrangement():
 def test_a_probe_with_too_few_labels_says_so():
     with pytest.raises(ValueError, match="two training clips"):
         linear_predict(np.eye(3), np.array(["a", "b", "b"]), np.eye(3))
+
+
+def test_whitening_finds_what_a_strong_direction_hides():
+    rng = np.random.default_rng(0)
+    labels = np.array(["a", "b"] * 40)
+    features = rng.normal(size=(80, 4)) * [100, 0.01, 1, 1]  # noise dominates
+    features[:, 1] += np.where(labels == "a", 0.05, -0.05)
+    train, test = features[:60], features[60:]
+    plain = knn_predict(train, labels[:60], test)
+    whitened = whitened_knn_predict(train, labels[:60], test)
+    assert balanced_accuracy(labels[60:], whitened) > 0.85 > balanced_accuracy(labels[60:], plain)
+    assert whitened_knn_predict(train[:4], labels[:4], test).shape == (20,)  # few clips

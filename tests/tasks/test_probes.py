@@ -22,8 +22,8 @@ def test_probes_score_features_that_know_a_label_above_those_that_do_not():
     knows = noise + np.where(np.arange(80) % 2, 3.0, -3.0)[:, None]
     kinds = {"knows": (knows[:40], knows[40:]), "noise": (noise[:40], noise[40:])}
     rows = probe_scores(kinds, train, test, ["side"], seed=3)
-    assert len(rows) == 4 and {row["seed"] for row in rows} == {3}
-    assert all((row["score"] > 0.95) == (row["features"] == "knows") for row in rows)
+    assert len(rows) == 6 and {row["seed"] for row in rows} == {3}
+    assert all((row["score"] > 0.7) == (row["features"] == "knows") for row in rows)
 
 
 def test_a_group_in_both_splits_is_refused():
