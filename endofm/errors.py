@@ -25,3 +25,7 @@ class WeightsError(EndofmError):
 
 class RunError(EndofmError):
     """A run that can't start or go on."""
+
+
+class CorpusError(EndofmError):
+    """A source dataset or a prepared corpus that can't be used as it is."""

@@ -50,7 +50,9 @@ def train_on(config: PretrainConfig, corpus: Corpus, run: Run) -> Path:
     log = RunLog(run, as_tree(config), plan.steps, first, len(corpus.segments), config.data)
     log.say(origin if first == 0 else f"Goes on from the checkpoint of step {first}.")
     if corpus.num_quarantined:
-        log.say(f"In quarantine: {corpus.num_quarantined} clips, by the lists beside the manifests.")
+        log.say(
+            f"In quarantine: {corpus.num_quarantined} clips, by the lists beside the manifests."
+        )
 
     for step in range(first, plan.steps):
         now = plan.schedules.at(step)

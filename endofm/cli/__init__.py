@@ -7,6 +7,7 @@ import tyro
 from tyro.conf import subcommand
 
 from endofm.cli.convert import Convert
+from endofm.cli.corpus import Corpus
 from endofm.cli.doctor import Doctor
 from endofm.cli.embed import Embed
 from endofm.cli.export import Export
@@ -22,6 +23,7 @@ from endofm.errors import EndofmError
 Command = (
     Annotated[Manifest, subcommand("manifest")]
     | Annotated[Synthetic, subcommand("synthetic")]
+    | Annotated[Corpus, subcommand("corpus")]
     | Annotated[Check, subcommand("check")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Models, subcommand("models")]
@@ -38,8 +40,9 @@ DESCRIPTION = "Corpora, models and reports of endofm; `python -m pretrain` train
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a fault of the input or the disk is one sentence and exit status 1."""
     words = sys.argv[1:] if arguments is None else arguments
-    command: Command = tyro.cli(Command, args=words, prog="endofm", description=DESCRIPTION)
     try:
+        # Options check their values as they are made.
+        command: Command = tyro.cli(Command, args=words, prog="endofm", description=DESCRIPTION)
         command.run()
     except (EndofmError, OSError) as error:
         complain(error)

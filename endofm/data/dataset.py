@@ -12,7 +12,9 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from endofm.data.manifest import Segment, read_manifest
+from endofm.data.quarantine import quarantine_file, without_quarantined
 from endofm.data.video import read_segment
+from endofm.data.video.shards import in_shard, missing_reason
 from endofm.data.views import View, ViewsConfig, cut_views, draw_indices, view_rng
 from endofm.errors import ConfigError, ManifestError, VideoError
 
@@ -82,6 +84,8 @@ class Corpus:
 
     parts: tuple[tuple[Segment, ...], ...]
     weights: tuple[float, ...]
+    num_quarantined: int = 0
+    """Clips that were left out because a list beside their manifest says so."""
 
     @property
     def segments(self) -> list[Segment]:
@@ -104,6 +108,7 @@ class Corpus:
 def load_corpus(config: DataConfig) -> Corpus:
     """Read the manifests and keep the rows of the split; files are not opened.
 
+    Clips that a list beside their manifest puts in quarantine are left out.
     Raises `ConfigError` without a manifest, `ManifestError` for a bad or empty one.
     """
     if not config.manifests:
@@ -112,7 +117,7 @@ def load_corpus(config: DataConfig) -> Corpus:
             "of "
             "videos, then give --data.manifests clips.csv."
         )
-    parts = []
+    parts, num_quarantined = [], 0
     for manifest in config.manifests:
         rows = read_manifest(manifest, config.root)
         kept = tuple(row for row in rows if config.split in ("", row.split))
@@ -121,20 +126,33 @@ def load_corpus(config: DataConfig) -> Corpus:
             raise ManifestError(
                 f"{manifest} has no row of the split '{config.split}'; its splits are: {found}."
             )
-        parts.append(kept)
-    return Corpus(tuple(parts), config.weights or (1.0,) * len(parts))
+        usable, dropped = without_quarantined(manifest, kept)
+        if not usable:
+            raise ManifestError(
+                f"All {len(kept)} clips of {manifest} are in quarantine; see "
+                f"{quarantine_file(manifest)}."
+            )
+        num_quarantined += len(dropped)
+        parts.append(tuple(usable))
+    return Corpus(tuple(parts), config.weights or (1.0,) * len(parts), num_quarantined)
 
 
-def find_missing(segments: Sequence[Segment]) -> list[Broken]:
-    """Clips whose file is absent or has no bytes; each file is looked at once, none is opened."""
+def find_missing(segments: Sequence[Segment], min_frames: int = MIN_CLIP_FRAMES) -> list[Broken]:
+    """Clips whose file is absent or has no bytes, or with too few frames by the manifest.
+
+    Each file is looked at once, none is opened.
+    """
     reasons: dict[Path, str] = {}
     for file in {segment.file for segment in segments}:
-        if not file.exists():
+        if in_shard(file):
+            if reason := missing_reason(file):
+                reasons[file] = reason
+        elif not file.exists():
             reasons[file] = f"{file} does not exist; mend the manifest or the root."
         elif file.is_file() and file.stat().st_size == 0:
             reasons[file] = f"{file} has no bytes; fetch it again."
     found = [Broken(s.name, reasons[s.file]) for s in segments if s.file in reasons]
-    short = [s for s in segments if s.num_frames is not None and s.num_frames < MIN_CLIP_FRAMES]
+    short = [s for s in segments if s.num_frames is not None and s.num_frames < min_frames]
     return found + [Broken(s.name, _too_short(s, s.num_frames or 0)) for s in short]
 
 

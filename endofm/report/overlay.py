@@ -2,16 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
-from av.video.stream import VideoStream
 
 from endofm.data.clips import center_square
 from endofm.data.stream import Recorded, Source, open_clips
@@ -27,6 +24,7 @@ from endofm.report.features import (
     foreground,
     heat,
 )
+from endofm.report.film import film
 from endofm.report.views import Image, write_png
 
 PANEL, LINE = 320, 28
@@ -96,7 +94,7 @@ def _film(
 
     scale = _scale([_seen(model, [clip]) for clip in _some(video, SAMPLE_CLIPS, prepare)])
     done = 0
-    with _writing(path, _pace(video)) as show:
+    with film(path, (LINE + PANEL, 3 * PANEL), _pace(video)) as show:
         remaining = video.clips(prepare)
         while batch := list(islice(remaining, batch_size)):
             seen = _seen(model, batch)
@@ -164,25 +162,3 @@ def _row(picture: Image, warm: Image, color: np.ndarray, place: str, scale: Scal
         at, ink, font = (number * PANEL + 6, LINE - 9), (40, 40, 40), cv2.FONT_HERSHEY_SIMPLEX
         cv2.putText(line, text, at, font, 0.52, ink, 1, cv2.LINE_AA)
     return np.concatenate([line, np.concatenate([picture, warm, painted], axis=1)])
-
-
-@contextmanager
-def _writing(path: Path, rate: Fraction) -> Iterator[Callable[[Image], None]]:
-    """An H.264 film beside `path`, renamed when whole; yields what adds a frame to it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    options = {"crf": "20", "preset": "veryfast"}
-    try:
-        with av.open(str(part), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=rate, options=options)
-            assert isinstance(stream, VideoStream)
-            stream.width, stream.height, stream.pix_fmt = 3 * PANEL, LINE + PANEL, "yuv420p"
-
-            def show(picture: Image) -> None:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-
-            yield show
-            container.mux(stream.encode(None))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

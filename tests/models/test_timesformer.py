@@ -273,11 +273,12 @@ def test_what_is_not_a_clip_is_refused_with_its_shape(shape):
         small()(torch.zeros(shape))
 
 
-def test_registry_knows_three_sizes_and_names_the_nearest():
-    assert list_models() == ["timesformer_base", "timesformer_small", "timesformer_tiny"]
+def test_registry_knows_four_sizes_and_names_the_nearest():
+    assert list_models() == [f"timesformer_{size}" for size in ("base", "mini", "small", "tiny")]
     with torch.device("meta"):
         sizes = {name: create_model(name).config for name in BUILDERS}
     assert {n.split("_")[1]: (c.width, c.depth, c.num_heads) for n, c in sizes.items()} == {
+        "mini": (128, 2, 2),
         "tiny": (192, 12, 3),
         "small": (384, 12, 6),
         "base": (768, 12, 12),

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, Self, get_args
 import numpy as np
 
 from endofm.data.video.frames import FrameFolder
+from endofm.data.video.shards import UnpackedClip, find_member, in_shard
 from endofm.errors import ConfigError
 
 Decoder = Literal["pyav", "decord", "opencv"]
@@ -59,7 +60,7 @@ class VideoReader(Protocol):
 
 
 def open_video(path: Path, reader: Decoder = "pyav") -> VideoReader:
-    """Open a video file, or a folder of frames whatever `reader` is.
+    """Open a video file, a clip in a tar shard, or a folder of frames whatever `reader` is.
 
     Raises `VideoError` for a file that can't be read, or not exactly by this reader.
     """
@@ -69,6 +70,8 @@ def open_video(path: Path, reader: Decoder = "pyav") -> VideoReader:
         raise ConfigError(f"There is no video reader '{reader}'; choose one of {known}.")
     if path.is_dir():
         return FrameFolder(path)
+    if in_shard(path):
+        return UnpackedClip(find_member(path), reader)
     # Imported where chosen: each library loads its own copy of FFmpeg.
     if reader == "decord":
         from endofm.data.video.decord import DecordReader

@@ -23,7 +23,7 @@ def read_segment(
     and for one that has fewer frames than the manifest promises.
     """
     with open_video(segment.file, reader) as video:
-        length = _checked_length(segment, len(video))
+        length = checked_length(segment, len(video))
         chosen = choose(length)
         for index in chosen:
             if not 0 <= index < length:
@@ -44,7 +44,8 @@ def scaled_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int
     return height, width
 
 
-def _checked_length(segment: Segment, num_frames: int) -> int:
+def checked_length(segment: Segment, num_frames: int) -> int:
+    """Frames of a clip in a file of `num_frames`; raises `VideoError` where it doesn't fit in."""
     if segment.stop_frame is not None and segment.stop_frame > num_frames:
         raise VideoError(
             f"{segment.file} has {num_frames} frames, but the manifest promises "

@@ -1,0 +1,77 @@
+"""What is finished: a line of JSON for every source, kept while a corpus is being made.
+
+One file a shard, written by one process, a line at a time. A line that was cut off by a kill is
+dropped when the file is opened again, and its source is looked at anew.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from endofm.errors import CorpusError
+
+Record = dict[str, Any]
+
+
+class Records:
+    """Appends the records of one shard; used as a context.
+
+    Raises `CorpusError` where another run is at it.
+    """
+
+    def __init__(self, file: Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file.open("ab")
+        _lock(self._file)
+        self._file.truncate(len(_whole_lines(file)))
+
+    def add(self, record: Record) -> None:
+        """One more line, on its way to the disk when this returns."""
+        self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def read_records(files: Iterable[Path]) -> dict[str, Record]:
+    """The latest record of every source."""
+    found: dict[str, Record] = {}
+    for file in files:
+        for line in _whole_lines(file).splitlines():
+            record = json.loads(line)
+            found[record["source"]] = record
+    return found
+
+
+def _lock(file: BinaryIO) -> None:
+    """Held until the file is closed or the process ends, however it ends."""
+    if sys.platform == "win32":
+        return  # where a file can't be replaced while another writes it
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise CorpusError(
+            f"Another run is writing {file.name}; wait for it or end it, then run this again."
+        ) from error
+
+
+def _whole_lines(file: Path) -> bytes:
+    if not file.is_file():
+        return b""
+    data = file.read_bytes()
+    return data[: data.rfind(b"\n") + 1]
