@@ -1,9 +1,10 @@
 """`make demo`: a synthetic corpus, three small runs, and whether they learned anything.
 
 Clips of the training split are pretrained on without their labels. Frozen features of the held-out
-clips are then asked for polyp and scene by k-NN and linear probe, beside the same network untrained
-and plain colour statistics; each seed is a run of its own. Runs go on where an earlier call
-stopped.
+clips are then asked for polyp and scene by k-NN, plain and whitened, and by a linear probe, beside
+the same network untrained and plain colour statistics; each seed is a run of its own. The first
+seed's network is fine-tuned on the scene, beside the same one from random weights. Runs go on where
+an earlier call stopped.
 """
 
 import json
@@ -41,11 +42,14 @@ from endofm.report.views import views_sheet
 from endofm.tasks.features import embed_clips, load_clips
 from endofm.tasks.probes import probe_scores
 from endofm.training.setup import write_text
+from finetune.__main__ import read_command as read_finetuning
+from finetune.train import finetune
 from pretrain.__main__ import read_command
 from pretrain.config import PretrainConfig
 from pretrain.train import train
 
 RECIPE = Path(__file__).parent / "configs" / "demo.yaml"
+TUNING = Path(__file__).parents[1] / "finetune" / "configs" / "demo_scene.yaml"
 CHANCE = {"polyp": 1 / 2, "scene": 1 / 4}
 
 
@@ -99,6 +103,9 @@ def run_demo(demo: Demo, console: Console) -> Path:
         train(runs[seed])
     console.print("[bold]3  what the features know[/]")
     scores = [row for seed, config in runs.items() for row in evaluate(manifest, config, seed)]
+    seed, config = next(iter(runs.items()))
+    console.print(f"[bold]4  fine-tuning[/]  seed {seed}, pretrained and untrained")
+    scores += [tune(kind, manifest, config, seed) for kind in ("pretrained", "untrained")]
     write_text(demo.out / "scores.json", json.dumps(scores, indent=1))
     console.print(score_grid(scores))
     minutes = (time.perf_counter() - start) / 60
@@ -120,6 +127,19 @@ def evaluate(manifest: Path, config: PretrainConfig, seed: int) -> list[Score]:
         "color statistics": (color_statistics(seen), color_statistics(held_out)),
     }
     return probe_scores(kinds, train_part, test_part, list(CHANCE), seed)
+
+
+def tune(kind: str, manifest: Path, config: PretrainConfig, seed: int) -> Score:
+    """Fine-tune one run's model, or the same network from random weights, on the scene."""
+    recipe = read_finetuning(["--config", str(TUNING), "--data.manifests", str(manifest)]).recipe
+    if kind == "pretrained":
+        recipe = replace(recipe, weights=str(config.run.out / "model"))
+    recipe = replace(
+        recipe, run=replace(recipe.run, out=config.run.out / f"finetune_{kind}", seeds=(seed,))
+    )
+    summary = json.loads((finetune(recipe) / "metrics.json").read_text(encoding="utf-8"))
+    score = summary["metrics"]["balanced_accuracy"]["mean"]
+    return Score(features=kind, label="scene", method="fine-tuning", seed=seed, score=score)
 
 
 def score_grid(scores: list[Score]) -> Grid:

@@ -1,15 +1,16 @@
 """Batches of views in a run's order, for one process of many."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from endofm.data.dataset import Broken, ClipViews, Sample
+from endofm.data.dataset import Broken, Sample
 
 
 @dataclass
@@ -93,20 +94,37 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def make_loader(
-    dataset: ClipViews, plan: BatchPlan, first: int, stop: int, workers: int, pin_memory: bool
-) -> "DataLoader[Sample]":
-    """A loader of the micro-batches of steps `first` to `stop`.
+    dataset: Dataset[Any],
+    plan: BatchPlan,
+    first: int,
+    stop: int,
+    workers: int,
+    pin_memory: bool,
+    join: Callable[[list[Any]], Any] = collate,
+) -> "DataLoader[Any]":
+    """A loader of the micro-batches of steps `first` to `stop`; `join` makes one of its samples.
 
     It has a random generator of its own, so that making it leaves the network's random numbers
     alone. OpenCV works in one thread from here on: a worker forked beside its threads hangs.
     """
+    return load(dataset, StepSampler(plan, first, stop), workers, pin_memory, join)
+
+
+def load(
+    dataset: Dataset[Any],
+    batches: Sampler[list[int]] | Sequence[list[int]],
+    workers: int,
+    pin_memory: bool,
+    join: Callable[[list[Any]], Any],
+) -> "DataLoader[Any]":
+    """A loader of the given batches of numbers; see `make_loader`."""
     if workers:
         cv2.setNumThreads(1)
     return DataLoader(
         dataset,
-        batch_sampler=StepSampler(plan, first, stop),
+        batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=join,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),

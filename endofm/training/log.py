@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -17,14 +17,41 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 from torch import Tensor
 
-from endofm.data.dataset import Broken, DataConfig
-from endofm.data.loader import Batch
+from endofm.data.dataset import Broken
 from endofm.errors import RunError
 from endofm.processes import gather_objects, num_processes, sum_over_processes
-from endofm.training.monitor import Monitor
-from endofm.training.schedules import Now
+from endofm.training.monitor import Health
 from endofm.training.setup import Run, write_text
 from endofm.training.trackers import Trackers
+
+
+class NamedBatch(Protocol):
+    """What the log reads of a batch."""
+
+    names: list[str]
+    broken: list[Broken]
+
+
+class BrokenLimit(Protocol):
+    """What the log reads of the data's configuration."""
+
+    @property
+    def max_broken_share(self) -> float:
+        """Share of the clips that may be broken."""
+
+
+class Scheduled(Protocol):
+    """What holds at a step."""
+
+    def numbers(self) -> dict[str, float]:
+        """By name."""
+
+
+class Watch(Protocol):
+    """Looks at outputs between two rows."""
+
+    def health(self) -> Health | None:
+        """What it has seen, if it has seen enough."""
 
 
 @dataclass
@@ -49,7 +76,7 @@ class RunLog:
         steps: int,
         first: int,
         num_clips: int,
-        data: DataConfig,
+        data: BrokenLimit,
     ) -> None:
         """Log steps `first` to `steps` of a run on `num_clips` clips."""
         self.run = run
@@ -93,7 +120,7 @@ class RunLog:
         self.console.print(Text(sentence))
 
     def update(
-        self, step: int, scalars: Mapping[str, Tensor], batches: Sequence[Batch], waited: float
+        self, step: int, scalars: Mapping[str, Tensor], batches: Sequence[NamedBatch], waited: float
     ) -> None:
         """Take a step: scalars still on the device, its batches, seconds waited for them."""
         self.keys = list(scalars)
@@ -104,7 +131,7 @@ class RunLog:
         self.pending.data_seconds += waited
         self.progress.update(self.bar, completed=step + 1)
 
-    def flush(self, now: Now, clips_per_step: int, monitor: Monitor) -> None:
+    def flush(self, now: Scheduled, clips_per_step: int, monitor: Watch) -> None:
         """Write a row. Raises `RunError` for a loss that is not finite or too many broken clips.
 
         A collective call: every process makes it at the same step.
@@ -115,11 +142,8 @@ class RunLog:
         seconds = time.perf_counter() - self.pending.since
         steps = len(self.pending.steps)
         row = dict(zip(self.keys, values.mean(0).tolist(), strict=True))
+        row |= now.numbers()
         row |= {
-            "learning_rate": now.learning_rate,
-            "weight_decay": now.weight_decay,
-            "teacher_momentum": now.teacher_momentum,
-            "teacher_temperature": now.teacher_temperature,
             "clips_per_second": steps * clips_per_step / seconds,
             "step_seconds": seconds / steps,
             "data_wait_share": self.pending.data_seconds / seconds,
@@ -132,6 +156,14 @@ class RunLog:
                 self.warn(sentence)
         self._write(self.pending.steps[-1] + 1, row)
         self.pending = Pending()
+
+    def note(self, step: int, row: Mapping[str, float], sentence: str) -> None:
+        """A row beside those of the steps, and a line about it: what a validation found."""
+        if self.is_main:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **row}) + "\n")
+            self.trackers.log(row, step)
+        self.say(sentence)
 
     def close(self, last_words: str = "") -> None:
         """End the progress line and the trackers."""

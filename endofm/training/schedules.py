@@ -37,6 +37,11 @@ class Now:
     teacher_temperature: float
     trains_last_layer: bool
 
+    def numbers(self) -> dict[str, float]:
+        """What a row of metrics tells."""
+        names = ("learning_rate", "weight_decay", "teacher_momentum", "teacher_temperature")
+        return {name: getattr(self, name) for name in names}
+
     def apply_to(self, optimizer: Optimizer) -> None:
         """Set learning rate and weight decay; groups without decay keep none."""
         for group in optimizer.param_groups:

@@ -15,7 +15,12 @@ def test_the_demo_ends_with_scores_models_and_a_page(tmp_path):
     page = run_demo(demo, console)
     HTMLParser().feed(page.read_text(encoding="utf-8"))
     scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
-    assert len(scores) == 2 * 3 * 2 * 2  # seeds, features, labels, methods
+    tuned = [row for row in scores if row["method"] == "fine-tuning"]
+    assert [(row["features"], row["seed"]) for row in tuned] == [
+        ("pretrained", 0),
+        ("untrained", 0),
+    ]
+    assert len(scores) - 2 == 2 * 3 * 2 * 3  # seeds, features, labels, methods
     assert all(0 <= row["score"] <= 1 for row in scores)
     by_kind = {(r["seed"], r["features"]): r["score"] for r in scores if r["label"] == "scene"}
     assert by_kind[0, "color statistics"] == by_kind[1, "color statistics"]

@@ -1,0 +1,83 @@
+"""Asking a network about all pieces of a split, on one process or many; each piece once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, distributed, nn
+
+from endofm.data.dataset import Broken
+from endofm.data.labelled import LabelledBatch, join
+from endofm.data.labelled_clips import JudgedClips, Piece
+from endofm.data.loader import load
+from endofm.errors import RunError
+from endofm.processes import gather_objects, num_processes
+from endofm.tasks.task import Answer, Task
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Answers about a split, the same on every process, and the rows that could not be judged."""
+
+    answers: list[Answer]
+    broken: list[Broken]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How pieces are read and shown."""
+
+    accelerator: Accelerator
+    batch_size: int
+    workers: int
+    max_broken_share: float
+    features: Mapping[str, Tensor] | None = None
+    """Stored features by row, instead of frames."""
+
+    @torch.no_grad()
+    def __call__(self, task: Task, pieces: Sequence[Piece]) -> Judgement:
+        """Every answer. Leaves the network in evaluation mode and takes no random numbers.
+
+        A collective call. Raises `RunError` where too many rows can't be read.
+        """
+        accelerator = self.accelerator
+        world, rank = int(accelerator.num_processes), int(accelerator.process_index)
+        task.network.eval()
+        share_buffers(task.network)
+        own = range(rank, len(pieces), world)
+        batches = [list(own[i : i + self.batch_size]) for i in range(0, len(own), self.batch_size)]
+        clips = JudgedClips(pieces, task.showing, self.features)
+        on_gpu = accelerator.device.type == "cuda"
+        answers: list[Answer] = []
+        broken: list[Broken] = []
+        for batch in load(clips, batches, self.workers, on_gpu, join):
+            if not isinstance(batch, LabelledBatch):
+                broken += batch
+                continue
+            broken += batch.broken
+            with accelerator.autocast():
+                records = task.predict(batch.to(accelerator.device))
+            for number, of_piece in zip(batch.numbers, records, strict=True):
+                answers += [Answer(number, record) for record in of_piece]
+        every = gather_objects((answers, broken))
+        answers = sorted((a for part, _ in every for a in part), key=lambda answer: answer.piece)
+        reasons = {item.name: item.reason for _, part in every for item in part}
+        self._refuse_many(reasons, len({piece.segment.name for piece in pieces}))
+        return Judgement(answers, [Broken(*item) for item in sorted(reasons.items())])
+
+    def _refuse_many(self, reasons: Mapping[str, str], num_rows: int) -> None:
+        if len(reasons) > self.max_broken_share * num_rows or len(reasons) == num_rows:
+            raise RunError(
+                f"{len(reasons)} of {num_rows} rows to be judged can't be read, more than "
+                f"data.max_broken_share allows; the first: {next(iter(reasons.values()))}"
+            )
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give every process the first one's running statistics, which data-parallel training lets
+    drift apart.
+    """
+    if num_processes() > 1:
+        for buffer in network.buffers():
+            distributed.broadcast(buffer, 0)

@@ -1,0 +1,1 @@
+"""Fine-tuning: configuration, plan, loop and evaluation; the mechanism is endofm."""

@@ -1,0 +1,170 @@
+"""Fine-tuning, from the first step to the result: the loop, the same for every task."""
+
+import time
+from itertools import islice
+from pathlib import Path
+
+from accelerate.state import PartialState
+
+from endofm.config import as_tree
+from endofm.data.labelled import join
+from endofm.data.labelled_clips import Piece, TrainingClips, pieces_of
+from endofm.data.loader import make_loader
+from endofm.data.splits import Splits
+from endofm.tasks.classification import Classification
+from endofm.tasks.frozen import FeatureCache, StoredFeatures, probe
+from endofm.tasks.judging import Judge
+from endofm.tasks.starting import find_start, start_task
+from endofm.tasks.task import NO_INTERVALS, Task
+from endofm.tasks.tune_step import TuneStep
+from endofm.tasks.tuning import parameter_groups, train_mode
+from endofm.training.checkpoint import Checkpoints
+from endofm.training.log import RunLog
+from endofm.training.setup import Run, start_run
+from endofm.training.tuning import Selection, Unwatched, make_optimizer
+from finetune.config import FinetuneConfig
+from finetune.plan import Material, Plan, gather_material, make_plan, make_showing, remarks
+from finetune.results import INTERVALS, Choice, RunResult, has_result, say, summarize, write_result
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """Every share and seed of a recipe, one after the other; the folder of the result."""
+    material = gather_material(config)
+    for remark in remarks(material):
+        say(remark)
+    for share in config.data.label_share:
+        for seed in config.run.seeds:
+            one = config.only(share, seed)
+            if not has_result(one, material.splits.fingerprint):
+                with start_run(one.setup, as_tree(one)) as run:
+                    finetune_once(one, material, run)
+                    run.accelerator.wait_for_everyone()
+    if PartialState().is_main_process:
+        summarize(config)
+    return config.run.out
+
+
+def finetune_once(config: FinetuneConfig, material: Material, run: Run) -> None:
+    """One run: from its weights, or its last checkpoint, to the test."""
+    plan = make_plan(config, material, run.rank, run.world)
+    data, splits = config.data, plan.splits
+    start = find_start(config.weights, config.model, data.frames, data.pixels)
+    say(f"Starts from {start.told}.")
+    showing = make_showing(config, material, start)
+    task, adapters = start_task(
+        start, showing, config.task, config.model, config.tuning, plan.truths, config.reset_head
+    )
+    task.network.to(run.device)
+    features = keep_features(config, run, task, splits)
+    batch = config.optim.batch_size
+    judge = Judge(run.accelerator, batch, data.workers, data.max_broken_share, features)
+    val, test = (pieces_of(rows, showing) for rows in (splits.val, splits.test))
+    if config.tuning.trains:
+        choice = train(config, plan, run, task, judge, features, val)
+        of_val, of_test = judge(task, val), judge(task, test)
+    else:
+        assert isinstance(task, Classification) and features is not None
+        method, seed = config.tuning.method, run.config.seed
+        of_val, of_test = (
+            probe(method, task, features, splits.train, rows, seed)
+            for rows in (splits.val, splits.test)
+        )
+        choice = Choice("nothing: there is one model", None, 0)
+    result = RunResult(
+        task,
+        adapters,
+        choice,
+        validation=task.score(of_val.answers, NO_INTERVALS),
+        test=task.score(of_test.answers, INTERVALS),
+        judgement=of_test,
+        rows={"train": splits.train, "val": splits.val, "test": splits.test},
+        corpus=material.splits.fingerprint,
+        weights=start.provenance,
+    )
+    write_result(config, run, result)
+
+
+def keep_features(
+    config: FinetuneConfig, run: Run, task: Task, splits: Splits
+) -> StoredFeatures | None:
+    """The frozen backbone's features of every row, where the recipe lets them be kept."""
+    if not config.keeps_features:
+        return None
+    assert isinstance(task, Classification)
+    folder = config.run.out.parent / "features"
+    cache = FeatureCache(folder, run.accelerator, config.optim.batch_size, config.data.workers)
+    return cache.features(task, splits.all)
+
+
+def train(
+    config: FinetuneConfig,
+    plan: Plan,
+    run: Run,
+    task: Task,
+    judge: Judge,
+    features: StoredFeatures | None,
+    val: list[Piece],
+) -> Choice:
+    """The loop; leaves the task with the weights that were best on validation."""
+    optim, network = config.optim, task.network
+    groups = parameter_groups(network, task.encoder, config.tuning.layer_decay)
+    made = make_optimizer(optim.kind, groups, optim.weight_decay)
+    prepared, optimizer = run.accelerator.prepare(network, made)
+    run.seed_process()
+    selection = Selection(
+        run.folder / "best.safetensors", optim.patience, run.accelerator.is_main_process
+    )
+    run.accelerator.register_for_checkpointing(selection)
+    corpus = plan.splits.fingerprint
+    checkpoints = Checkpoints(
+        run.folder / "checkpoints", run.accelerator, plan.global_batch, corpus
+    )
+    first = checkpoints.restore()
+
+    clips = TrainingClips(plan.corpus, task.showing, run.config.seed, features)
+    workers = 0 if features is not None else config.data.workers
+    batches = iter(
+        make_loader(clips, plan.batches, first, plan.steps, workers, run.is_on_gpu, join)
+    )
+    take_step = TuneStep(run.accelerator, prepared, task, optimizer, optim.clip_norm)
+    log = RunLog(run, as_tree(config), plan.steps, first, len(plan.splits.train), config.data)
+    log.say(f"Seed {run.config.seed} starts at step {first} of {plan.steps}.")
+
+    train_mode(network, task.encoder)
+    for step in range(first, plan.steps):
+        if selection.is_over:
+            break
+        now = plan.schedule.at(step)
+        since = time.perf_counter()
+        micro = list(islice(batches, optim.accumulate))
+        waited = time.perf_counter() - since
+        log.update(step, take_step(micro, now), micro, waited)
+        stopped, validates = run.stopped_at(step), plan.validates_after(step)
+        if stopped or validates or run.logs_after(step):
+            log.flush(now, plan.global_batch, Unwatched())
+        if validates:
+            validate(step + 1, task, judge, val, selection, log)
+        if stopped or validates:
+            checkpoints.save(step + 1)
+        if stopped:
+            log.close(f"Stopped after step {step + 1}; the same command goes on from there.")
+            raise SystemExit(128 + stopped)
+    log.close(f"Best on validation: {task.selects_by} {selection.best:.4f}.")
+    run.accelerator.wait_for_everyone()
+    selection.load_best(network)
+    return Choice(task.selects_by, selection.best, selection.best_step)
+
+
+def validate(
+    step: int, task: Task, judge: Judge, val: list[Piece], selection: Selection, log: RunLog
+) -> None:
+    """Score the validation rows, note it, and keep the weights if they are the best so far."""
+    found = judge(task, val)
+    for broken in found.broken:
+        log.warn(f"Validation does without {broken.name}: {broken.reason}")
+    figures = task.score(found.answers, NO_INTERVALS)
+    is_best = selection.update(step, figures.choice(task.selects_by), task.network)
+    row = {f"val/{n}": v.value for n, v in figures.values.items() if v.value is not None}
+    told = f"step {step}  validation {task.selects_by} {figures.choice(task.selects_by):.4f}"
+    log.note(step, row, told + (", the best so far" if is_best else ""))
+    train_mode(task.network, task.encoder)
