@@ -51,6 +51,8 @@ def test_importing_the_library_leaves_seeds_threads_and_signals_alone():
         "(str(numpy.random.get_state()), torch.get_rng_state().tolist(), torch.get_num_threads(),"
         " signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))"
     )
-    imports = "import endofm, endofm.tasks.pretraining, endofm.training.log, endofm.report.views"
+    rooms = ("tasks.pretraining", "tasks.finetuned", "training.log", "report.views")
+    rooms += ("data.corpus.prepare", "data.leakage.search")
+    imports = "import endofm" + "".join(f", endofm.{room}" for room in rooms)
     code = f"import signal, numpy, torch; before = {state}; {imports}; assert before == {state}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
