@@ -24,13 +24,18 @@ PLAIN = {
 
 
 def write_labelled(
-    folder: Path, num_clips: int = 12, num_frames: int = 4, size=(40, 48), splits=("train",) * 3
+    folder: Path,
+    num_clips: int = 12,
+    num_frames: int = 4,
+    size=(40, 48),
+    splits=("train",) * 3,
+    prefix: str = "clip",
 ) -> Path:
     """Folders of frames with masks, boxes and labels; every second clip has a square."""
     rng = np.random.default_rng(0)
     segments, lines = [], ["path,frame,x1,y1,x2,y2"]
     for number in range(num_clips):
-        name, has_polyp = f"clip_{number:02d}", number % 2 == 0
+        name, has_polyp = f"{prefix}_{number:02d}", number % 2 == 0
         frames = rng.integers(60, 90, (num_frames, *size, 3)).astype(np.uint8)
         masks = np.zeros((num_frames, *size), np.uint8)
         if has_polyp:

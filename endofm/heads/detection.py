@@ -47,8 +47,11 @@ class FeaturePyramid(nn.Module):
         coarse = F.max_pool2d(middle, kernel_size=2, stride=2, ceil_mode=True)
         scales = (self.finer(middle), middle, coarse)
         found = [level(scale) for level, scale in zip(self.levels, scales, strict=True)]
-        found.append(self.coarser[0](found[-1]))
-        found.append(self.coarser[1](F.relu(found[-1])))
+        # On maps of one cell a CPU's bfloat16 (oneDNN, stride 2) leaves gradients of taps that lie
+        # outside unwritten: whatever was in memory, NaN at times.
+        with torch.autocast(grid.device.type, enabled=False):
+            found.append(self.coarser[0](found[-1].float()))
+            found.append(self.coarser[1](F.relu(found[-1])))
         return found
 
 

@@ -34,6 +34,19 @@ def test_five_levels_grow_out_of_any_grid(grid):
     assert told.distances.shape == (2, num_points, 4) and (told.distances > 0).all()
 
 
+def test_in_bfloat16_taps_beyond_a_map_of_one_cell_have_no_gradient():
+    for seed in range(10):  # what is never written holds whatever memory held
+        pyramid, _ = make(channels=32)
+        with torch.autocast("cpu", torch.bfloat16):
+            levels = pyramid(maps(8, 4, 4, 24, seed=seed))
+        assert levels[3].shape[2:] == levels[4].shape[2:] == (1, 1)
+        sum(level.float().square().sum() for level in levels).backward()
+        gradient = pyramid.coarser[1].weight.grad.clone()
+        assert gradient[:, :, 1, 1].abs().sum() > 0
+        gradient[:, :, 1, 1] = 0
+        assert (gradient == 0).all()
+
+
 def test_the_head_starts_unsure_and_with_boxes_of_two_cells():
     pyramid, head = make()
     found = head(pyramid(maps(1, 8, 8, 24)), STRIDES)
