@@ -143,11 +143,11 @@ def tune(kind: str, manifest: Path, config: PretrainConfig, seed: int) -> Score:
 
 
 def score_grid(scores: list[Score]) -> Grid:
-    """The scores as a table for the terminal."""
+    """The scores as a table for the terminal, turned so that it is not too wide for one."""
     table = results_table(scores, CHANCE)
-    grid = Grid(*table.columns, title=table.caption)
-    for row in table.rows:
-        grid.add_row(*(str(cell) for cell in row))
+    grid = Grid("", *(str(row[0]) for row in table.rows), title=table.caption)
+    for number, name in enumerate(table.columns[1:], 1):
+        grid.add_row(name, *(str(row[number]) for row in table.rows))
     return grid
 
 
