@@ -19,6 +19,7 @@ from endofm.data.fingerprint import FORMAT, Fingerprint, fingerprint
 from endofm.data.manifest import Segment
 from endofm.data.ordering import Ordering
 from endofm.data.video.frames import image_files
+from endofm.data.video.shards import INDEX, find_member, in_shard
 from endofm.errors import RunError, VideoError
 
 _PER_TASK = 32  # clips that a worker is given at a time
@@ -160,7 +161,14 @@ def _work(store: Store, segments: Mapping[int, Segment]) -> dict[int, str]:
 
 
 def _state(file: Path) -> tuple[Any, ...]:
-    """What tells whether a file, or the pictures of a folder, are still the same."""
+    """What tells whether a file, the pictures of a folder, or a clip in a tar are the same still.
+
+    Of a tar that lies at an address, only the index is here to be looked at.
+    """
+    if in_shard(file):
+        member = find_member(file)
+        stat = (file.parent if file.parent.is_file() else file.parent.parent / INDEX).stat()
+        return (member.tar, member.start, member.stop, stat.st_size, stat.st_mtime_ns)
     if not file.is_dir():
         stat = file.stat()
         return (str(file.resolve()), stat.st_size, stat.st_mtime_ns)

@@ -1,9 +1,11 @@
 """Finding pairs of clips that may share frames, at a cost that grows with the clips, not the pairs.
 
 Every clip puts some of its frames, whole and in parts (`CROPS`), into tables of hashes; every clip
-asks with all of its frames, as they are and mirrored. A table files a hash under some of its 64
-bits, and a question looks there and where its least certain bits are turned (multi-probe LSH: Lv et
-al. 2007). What it finds with most of the 64 bits alike is a hit.
+asks with all of its frames, as they are and mirrored. A table files a hash under some of its first
+64 bits, about as many as tell its entries apart, and a question looks there and where its least
+certain bits are turned (multi-probe LSH: Lv et al. 2007). What it finds with most of these 64 bits
+alike, and enough of all 128, is a hit: without the other 64, pairs that are alike by chance would
+grow with the square of the clips, and comparing them with it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from endofm.data.leakage.hashes import (
+    ALL_BITS,
     BITS,
     CROPS,
     MIRRORED,
@@ -23,10 +26,11 @@ from endofm.data.leakage.hashes import (
 )
 from endofm.data.leakage.pictures import Floats, detail
 
-_TABLES = 6
+_TABLES = 10
 _TURNED = 2  # least certain bits that are tried both ways
-_SPARE_BITS = 5  # of a table's key beyond the number of entries
-_MAX_DISTANCE = 12  # of 64 bits
+_MAX_DISTANCE = 12  # of the first 64 bits
+_MAX_IN_ALL, _LEAST_IN_ALL = 34, 28  # of all 128: in small and in very large tables
+_SMALL = 1 << 18  # entries; with twice as many, chance has as many hits if two bits fewer differ
 _PER_GROUP = 3  # entries of one group that a place of a table keeps
 MAX_SHARING = 300
 """A picture that is at one place of a table with more others than this is a screen, not a leak."""
@@ -88,24 +92,26 @@ class Index:
         self._maps = description_maps()
         self._middle, self._spread = self._scale(clips)
         none = np.zeros(0, np.int64)
-        codes, owners, pictures = [np.zeros((0, len(CROPS)), np.uint64)], [none], [none]
+        codes, owners, pictures = [np.zeros((0, len(CROPS), 2), np.uint64)], [none], [none]
         for numbers, owner, values in _batches(clips, _anchors):
             described = describe(values, self._maps) - self._middle
             codes.append(codes_of(described))
             owners.append(owner)
             pictures.append(numbers)
-        self.codes: Codes = np.concatenate(codes).reshape(-1)
+        self.codes: Codes = np.concatenate(codes).reshape(-1, 2)
         self.clips = np.repeat(np.concatenate(owners), len(CROPS)).astype(np.int32)
         self.pictures = np.repeat(np.concatenate(pictures), len(CROPS)).astype(np.int32)
         self.groups = np.asarray(clips.groups, np.int64)
         self.num_screens = 0
+        doublings = max(0.0, float(np.log2(max(1, len(self.codes)) / _SMALL)))
+        self.max_distance = max(_LEAST_IN_ALL, round(_MAX_IN_ALL - 2 * doublings))
         rng = np.random.default_rng(seed)
-        width = int(np.clip(np.ceil(np.log2(max(2, len(self.codes)))) + _SPARE_BITS, 12, 30))
+        width = int(np.clip(np.ceil(np.log2(max(2, len(self.codes)))), 12, 30))
         self._tables = [self._table(rng.permutation(BITS)[:width]) for _ in range(_TABLES)]
 
     def ask(self, clips: Clips, progress: Callable[[int], None] | None = None) -> Iterator[Hits]:
         """Hits of the pictures of `clips`, chunk by chunk; groups are numbered as in the tables."""
-        whole = self._maps[:BITS]
+        whole = self._maps[:ALL_BITS]
         groups = np.asarray(clips.groups, np.int64)
         for numbers, owner, values in _batches(clips, _all):
             plain = describe(values, whole)[:, 0]
@@ -127,7 +133,7 @@ class Index:
     def _scale(self, clips: Clips) -> tuple[Floats, Floats]:
         """The middle and spread of each number of a description, from clips all over the corpus."""
         step = max(1, len(clips) // 2000)
-        whole = self._maps[:BITS]
+        whole = self._maps[:ALL_BITS]
         found, count = [], 0
         some = Clips(
             clips.groups[::step], clips.anchor_steps[::step], lambda i: clips.thumbs(i * step)
@@ -137,15 +143,15 @@ class Index:
             count += len(values)
             if count >= _SAMPLE:
                 break
-        described = np.concatenate(found) if found else np.zeros((0, BITS), np.float32)
+        described = np.concatenate(found) if found else np.zeros((0, ALL_BITS), np.float32)
         if len(described) < _FEW:  # may be one picture, which must not be the middle
-            return np.zeros(BITS, np.float32), np.ones(BITS, np.float32)
+            return np.zeros(ALL_BITS, np.float32), np.ones(ALL_BITS, np.float32)
         # Mirrored pictures are as likely as others, so both decide where the middle is.
         both = np.concatenate([described, described * MIRRORED])
         return np.median(both, 0).astype(np.float32), (both.std(0) + 1e-3).astype(np.float32)
 
     def _table(self, places: Ints) -> _Table:
-        keys = _keys(self.codes, places)
+        keys = _keys(self.codes[:, 0], places)
         groups = self.groups[self.clips]
         order = np.lexsort((groups, keys))
         sorted_keys, sorted_groups = keys[order], groups[order]
@@ -164,7 +170,7 @@ class Index:
         pairs = []
         is_screen = np.zeros(len(codes), bool)
         for table in self._tables:
-            probes = _probes(codes, np.abs(certainty[:, table.places]), table.places)
+            probes = _probes(codes[:, 0], np.abs(certainty[:, table.places]), table.places)
             lows = np.searchsorted(table.keys, probes, "left")
             counts = np.searchsorted(table.keys, probes, "right") - lows
             is_crowded = counts > MAX_SHARING
@@ -175,12 +181,19 @@ class Index:
             rows //= probes.shape[1]
             is_other = self.groups[self.clips[entries]] != groups[rows]
             rows, entries = rows[is_other], entries[is_other]
-            is_near = np.bitwise_count(self.codes[entries] ^ codes[rows]) <= _MAX_DISTANCE
+            low = self.codes[entries, 0] ^ codes[rows, 0]
+            is_near = np.bitwise_count(low) <= _MAX_DISTANCE
+            rows, entries = rows[is_near], entries[is_near]
+            is_near = _distance(self.codes[entries], codes[rows]) <= self.max_distance
             pairs.append(rows[is_near] * len(self.codes) + entries[is_near])
         self.num_screens += int(is_screen.sum())
         rows, entries = np.divmod(np.unique(np.concatenate(pairs)), len(self.codes))
-        distance = np.bitwise_count(self.codes[entries] ^ codes[rows]).astype(np.int64)
-        return entries, rows, distance
+        return entries, rows, _distance(self.codes[entries], codes[rows])
+
+
+def _distance(some: Codes, others: Codes) -> Ints:
+    """How many of 128 bits differ, row by row."""
+    return np.asarray(np.bitwise_count(some ^ others).sum(-1), np.int64)
 
 
 def _keys(codes: Codes, places: Ints) -> npt.NDArray[np.uint32]:

@@ -1,5 +1,6 @@
 """Whether two clips really share frames: pictures laid over each other, in the same order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ IN_A_ROW = 0.62
 IN_A_ROW = 3
 _REACH = 128  # pictures before and after the best pair that are compared
 _STEPS = (0.05, 0.025, 0.0125)  # of the picture's side, in which a crop is moved to fit
-_MOVES = np.array([(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)])
+_MOVES = [(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)]
 _SMALLEST = 0.78  # share of the side that a crop keeps at least
 
 Thumbs = npt.NDArray[np.uint8]
@@ -92,26 +93,33 @@ def compare(first: Thumbs, second: Thumbs, hit: Hit) -> Match | None:
 
 def fit(picture: Thumbs, copy: Detail, start: Crop) -> Crop:
     """Move and scale a crop of `picture` until its detail is most like that of `copy`."""
-    best, correlation = start, -1.0
+    best, known = start, {start: _alike(picture, [start], copy)[0]}
     for step in _STEPS:
         while True:
-            crops = sorted({_moved(best, move * step) for move in _MOVES})
-            views: Floats = np.concatenate([cropped(picture[None], crop) for crop in crops])
-            found = agreement(detail(views), copy)[:, 0]
-            top = int(found.argmax())
-            if found[top] <= correlation + 1e-4:
+            crops = sorted({_moved(best, move, step) for move in _MOVES} - known.keys())
+            known |= zip(crops, _alike(picture, crops, copy), strict=True)
+            top = max(crops, key=known.__getitem__, default=best)
+            if known[top] <= known[best] + 1e-4:
                 break
-            best, correlation = crops[top], float(found[top])
+            best = top
     return best
 
 
-def _moved(crop: Crop, by: npt.NDArray[np.float64]) -> Crop:
+def _alike(picture: Thumbs, crops: Sequence[Crop], copy: Detail) -> list[float]:
+    """Correlation of each crop of a picture with a copy."""
+    if not crops:
+        return []
+    views: Floats = np.concatenate([cropped(picture[None], crop) for crop in crops])
+    return [float(found) for found in agreement(detail(views), copy)[:, 0]]
+
+
+def _moved(crop: Crop, move: tuple[int, int, int], step: float) -> Crop:
     """A crop scaled about its middle and moved, as far as it stays inside."""
-    side = float(np.clip(crop.side + by[0], _SMALLEST, 1))
+    side = min(max(crop.side + move[0] * step, _SMALLEST), 1.0)
     grown = (side - crop.side) / 2
     top, left = (
-        round(float(np.clip(start - grown + move, 0, 1 - side)), 6)
-        for start, move in ((crop.top, by[1]), (crop.left, by[2]))
+        round(min(max(start - grown + by * step, 0.0), 1 - side), 6)
+        for start, by in ((crop.top, move[1]), (crop.left, move[2]))
     )
     return Crop(side, top, left) if side < 1 else WHOLE
 
