@@ -17,8 +17,10 @@ def score_masks(
     """Figures by name, `dice/NAME` for a class, `dice` for the mean over classes.
 
     `dice` and `iou` are means over frames (1 where nothing is there and nothing found),
-    `visible_dice` over the frames where the class is there, `sequence_dice` and `sequence_iou`
-    means over sequences of all their pixels together, `hd95` over the frames that have one;
+    `visible_dice` over the frames where the class is there, `pooled_dice` that of the pixels of all
+    frames together (so that finding nothing is no merit where most are empty), `sequence_dice` and
+    `sequence_iou` means over sequences of all their pixels together, `hd95` over the frames that
+    have one;
     `legacy_dice` is the released code's, with its faults (see `metrics.segmentation`).
     `classes` begin with the background; `groups` tells the group of each sequence.
     """
@@ -60,6 +62,8 @@ class _ClassTable:
         self.dice = np.array([score.dice for score in scores])
         self.iou = np.array([score.iou for score in scores])
         self.hd95 = np.array([score.hd95 for score in scores])
+        self.shared = np.array([2.0 * score.shared for score in scores])
+        self.marked = np.array([float(score.predicted + score.true) for score in scores])
         self.is_visible = np.array([score.true > 0 for score in scores])
         self.of_sequences = sequence_table(scores)
         self.legacy = _legacy(scores)
@@ -72,6 +76,7 @@ class _ClassTable:
             "dice": _mean(self.dice, weights),
             "iou": _mean(self.iou, weights),
             "visible_dice": _mean(self.dice, weights * self.is_visible),
+            "pooled_dice": _ratio(weights @ self.shared, weights @ self.marked),
             "hd95": _mean(self.hd95, weights * np.isfinite(self.hd95)),
             "sequence_dice": _mean(np.array([row.dice for row in self.of_sequences]), whole),
             "sequence_iou": _mean(np.array([row.iou for row in self.of_sequences]), whole),
@@ -87,6 +92,11 @@ def _mean(values: Weights, weights: Weights) -> float:
     if not counts.any():
         return float("nan")
     return float((values[counts] * weights[counts]).sum() / weights[counts].sum())
+
+
+def _ratio(part: float, whole: float) -> float:
+    """1 where nothing is there and nothing found, as for a frame."""
+    return float(part / whole) if whole > 0 else 1.0
 
 
 def _legacy(scores: Sequence[MaskScore]) -> dict[str, float]:

@@ -39,7 +39,7 @@ class Segmentation(Task):
     """The task around a `SegmentationTask`; masks are judged at the file's own size."""
 
     network: SegmentationTask
-    selects_by = "dice"
+    selects_by = "pooled_dice"  # by frames, finding nothing would win where most are empty
 
     def __init__(self, network: SegmentationTask, showing: Showing) -> None:
         inner = network.network

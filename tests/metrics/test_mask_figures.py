@@ -30,10 +30,20 @@ def test_figures_by_hand():
     frames = [2 * 8 / 24, 1, 0, 0, 1, 1]
     assert found["dice"] == pytest.approx(np.mean(frames))
     assert found["visible_dice"] == pytest.approx(np.mean(frames[:3]))
+    assert found["pooled_dice"] == pytest.approx(2 * 16 / (24 + 16 + 8 + 8))
     assert found["sequence_dice"] == pytest.approx(np.mean([2 * 16 / 40, 0, 1]))
     assert found["sequence_iou"] == pytest.approx(np.mean([16 / 24, 0, 1]))
     released = [legacy_dice(told == 1, true == 1) for told, true in sequences().values()]
     assert found["legacy_dice"] == pytest.approx(np.mean(released))
+
+
+def test_finding_nothing_is_good_by_frames_but_not_by_pixels():
+    polyp, empty = np.ones((1, 4, 4), int), np.zeros((1, 4, 4), int)
+    silent = [*score_frames("a", [0], empty, empty), *score_frames("b", [0], empty, polyp)]
+    found = score_masks(silent, ("bg", "polyp"), {"a": "a", "b": "b"}, NONE)
+    assert found["dice"].value == 0.5 and found["pooled_dice"].value == 0
+    nothing = score_masks(silent[:1], ("bg", "polyp"), {"a": "a"}, NONE)
+    assert nothing["pooled_dice"].value == 1
 
 
 def test_means_over_classes_and_what_is_not_defined():
