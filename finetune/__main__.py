@@ -2,15 +2,12 @@
 
 import os
 import sys
-from pathlib import Path
 
-import torch
 from accelerate.state import PartialState
 from rich.console import Console
 from rich.text import Text
 
-from endofm.config import parse_config
-from endofm.errors import EndofmError
+from endofm import program
 from finetune.config import Command
 from finetune.plan import explain, gather_material
 from finetune.results import read_json, show
@@ -18,30 +15,14 @@ from finetune.train import finetune
 
 
 def read_command(arguments: list[str]) -> Command:
-    """The command line, with the recipe that `--config` names read before the other flags."""
-    recipe = None
-    for number, word in enumerate(arguments):
-        if word == "--config" and number + 1 < len(arguments):
-            recipe = Path(arguments[number + 1])
-        elif word.startswith("--config="):
-            recipe = Path(word.removeprefix("--config="))
-    return parse_config(Command, arguments, recipe, "python -m finetune", Command.__doc__ or "")
+    """The command line, and the recipe that it names."""
+    return program.read_command(Command, "python -m finetune", arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; a fault of the input is one sentence and exit status 1."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
+    with program.told_faults():
         act(read_command(sys.argv[1:] if arguments is None else arguments))
-    except EndofmError as error:
-        console.print(Text.assemble(("error:", "red"), f" {error}"))
-        raise SystemExit(1) from error
-    except torch.OutOfMemoryError as error:
-        console.print(
-            "[red]error:[/] The device ran out of memory; lower optim.batch_size and raise "
-            "optim.accumulate by as much, or set model.gradient_checkpointing."
-        )
-        raise SystemExit(1) from error
 
 
 def act(command: Command) -> None:

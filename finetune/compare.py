@@ -14,10 +14,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tyro.conf import Positional
 
-from endofm.config import parse_config
-from endofm.errors import ConfigError, EndofmError
+from endofm.errors import ConfigError
 from endofm.metrics.bootstrap import Bootstrap
 from endofm.metrics.paired import Difference, paired
+from endofm.program import read_command, told_faults
 from endofm.report.html import Section, Table, write_page
 from endofm.report.html import Text as Words
 from endofm.report.result_folders import Result, check_same_samples, pair_measure, read_result
@@ -186,14 +186,8 @@ def to_csv(comparison: Comparison) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; a fault of the input is one sentence and exit status 1."""
     words = sys.argv[1:] if arguments is None else arguments
-    try:
-        _act(
-            parse_config(Compare, words, None, "python -m finetune.compare", Compare.__doc__ or "")
-        )
-    except EndofmError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(Text.assemble(("error:", "red"), f" {error}"))
-        raise SystemExit(1) from error
+    with told_faults():
+        _act(read_command(Compare, "python -m finetune.compare", words))
 
 
 def _act(command: Compare) -> None:

@@ -1,6 +1,5 @@
 """`python -m finetune.evaluate`: judge a fine-tuned model on any labelled manifest."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from rich.text import Text
 from endofm.data.labelled_clips import judged_rows, pieces_of
 from endofm.data.labelled_rows import check_labels, refuse_missing
 from endofm.data.manifest import Segment, read_manifest
-from endofm.errors import EndofmError, ManifestError, WeightsError
+from endofm.errors import ManifestError, WeightsError
+from endofm.program import told_faults
 from endofm.tasks.finetuned import is_finetuned, load_finetuned
 from endofm.tasks.judging import Judge
 from endofm.tasks.task import Figures
@@ -106,11 +106,8 @@ def show_figures(figures: Figures, note: str) -> None:
 def main() -> None:
     """Judge and print; a fault is one sentence and exit status 1."""
     command = tyro.cli(Evaluate, prog="python -m finetune.evaluate", description=Evaluate.__doc__)
-    try:
+    with told_faults():
         evaluate(command)
-    except EndofmError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from endofm.config import parse_config
 from endofm.data.labelled import CLASSIFICATION, LabelledBatch, join
 from endofm.data.labelled_clips import JudgedClips, Piece, judged_rows, pieces_of
 from endofm.data.manifest import Segment, read_manifest
 from endofm.data.video import open_video
-from endofm.errors import EndofmError, ManifestError, RunError
+from endofm.errors import ManifestError, RunError
+from endofm.program import read_command, told_faults
 from endofm.report.cases import Case, Shown, case_sheet, rank_cases, result_page
 from endofm.report.drawing import draw_boxes, draw_classes, draw_mask, titled
 from endofm.report.film import film
@@ -287,12 +287,8 @@ def _padded(picture: Image, height: int, width: int) -> Image:
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; a fault of the input is one sentence and exit status 1."""
     words = sys.argv[1:] if arguments is None else arguments
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
-        page = show(parse_config(Show, words, None, "python -m finetune.show", Show.__doc__ or ""))
-    except EndofmError as error:
-        console.print(Text.assemble(("error:", "red"), f" {error}"))
-        raise SystemExit(1) from error
+    with told_faults():
+        page = show(read_command(Show, "python -m finetune.show", words))
     Console(highlight=False, soft_wrap=True).print(Text(f"The page is {page}."))
 
 

@@ -2,16 +2,14 @@
 
 import os
 import sys
-from pathlib import Path
 
 import torch
 from accelerate.state import PartialState
 from rich.console import Console
 from rich.text import Text
 
-from endofm.config import parse_config
+from endofm import program
 from endofm.data.dataset import load_corpus
-from endofm.errors import EndofmError
 from endofm.report.views import draw_views
 from pretrain.config import Command
 from pretrain.plan import check_files, check_memory, explain, make_plan
@@ -19,31 +17,14 @@ from pretrain.train import train
 
 
 def read_command(arguments: list[str]) -> Command:
-    """The command line, with the recipe that `--config` names read before the other flags."""
-    recipe = None
-    for number, word in enumerate(arguments):
-        if word == "--config" and number + 1 < len(arguments):
-            recipe = Path(arguments[number + 1])
-        elif word.startswith("--config="):
-            recipe = Path(word.removeprefix("--config="))
-    return parse_config(Command, arguments, recipe, "python -m pretrain", Command.__doc__ or "")
+    """The command line, and the recipe that it names."""
+    return program.read_command(Command, "python -m pretrain", arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; a fault of the input is one sentence and exit status 1."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
-        command = read_command(sys.argv[1:] if arguments is None else arguments)
-        act(command)
-    except EndofmError as error:
-        console.print(Text.assemble(("error:", "red"), f" {error}"))
-        raise SystemExit(1) from error
-    except torch.OutOfMemoryError as error:
-        console.print(
-            "[red]error:[/] The device ran out of memory; lower optim.batch_size and raise "
-            "optim.accumulate by as much, or set model.gradient_checkpointing."
-        )
-        raise SystemExit(1) from error
+    with program.told_faults():
+        act(read_command(sys.argv[1:] if arguments is None else arguments))
 
 
 def act(command: Command) -> None:

@@ -9,7 +9,6 @@ an earlier call stopped.
 
 import json
 import os
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -24,8 +23,8 @@ from endofm.config import to_yaml
 from endofm.data.dataset import load_corpus
 from endofm.data.manifest import read_manifest
 from endofm.data.synthetic import CorpusSpec, write_corpus
-from endofm.errors import EndofmError
 from endofm.metrics.representation import Score, color_statistics
+from endofm.program import told_faults
 from endofm.report.curves import loss_curves, read_metrics
 from endofm.report.features import compare_sheet
 from endofm.report.page import (
@@ -71,11 +70,8 @@ def main() -> None:
     """Run the demo; a fault is one sentence and exit status 1."""
     console = Console(highlight=False, soft_wrap=True)
     demo = tyro.cli(Demo, prog="python -m pretrain.demo")
-    try:
+    with told_faults():
         page = run_demo(demo, console)
-    except EndofmError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False)
-        sys.exit(1)
     console.print(
         f"\nOpen {page} in a browser: curves, views, features and the table.", markup=False
     )

@@ -5,7 +5,6 @@ the same clip. Beside the models stand the same networks untrained, plain colour
 chance.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +16,9 @@ from rich.table import Table
 
 from endofm import hub
 from endofm.data.manifest import Segment, read_manifest
-from endofm.errors import EndofmError, ManifestError
+from endofm.errors import ManifestError
 from endofm.metrics.representation import color_statistics, retrieval_at_1, retrieval_chance
+from endofm.program import told_faults
 from endofm.report.page import untrained_twin
 from endofm.tasks.features import embed_clips, load_clips
 
@@ -73,11 +73,8 @@ def retrieval_scores(command: Retrieval) -> dict[str, list[float]]:
 def main() -> None:
     """Print the table; a fault is one sentence and exit status 1."""
     command = tyro.cli(Retrieval, prog="python -m pretrain.retrieval")
-    try:
+    with told_faults():
         scores = retrieval_scores(command)
-    except EndofmError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False)
-        sys.exit(1)
     table = Table("features", "mean", "lowest", "highest", title="Found at first place, percent")
     for kind, values in scores.items():
         cells = (np.mean(values), min(values), max(values))

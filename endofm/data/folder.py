@@ -72,7 +72,7 @@ def find_sources(folder: Path, left_out: list[str]) -> Iterator[Path]:
         is_video = path.suffix.lower() in VIDEO_SUFFIXES
         if entry.name.startswith("."):
             continue
-        if not _is_utf8(entry.name):
+        if not is_utf8(entry.name):
             left_out.append(f"{path!a} has a name that is not UTF-8; rename it.")
         elif entry.is_symlink():
             if is_video or path.is_dir():
@@ -90,7 +90,8 @@ def find_sources(folder: Path, left_out: list[str]) -> Iterator[Path]:
         yield from find_sources(path, left_out)
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text; on a disk it may be any bytes."""
     try:
         name.encode()
     except UnicodeEncodeError:

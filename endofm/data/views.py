@@ -49,7 +49,7 @@ class ViewsConfig:
     """Mean and standard deviation taken from the pixels: ImageNet's, 0.5/0.5, or 0.45/0.225."""
     quirks: Literal["none", "released"] = "none"
     """`released` repeats the released code's faults (crop draw, BGR grey, no antialiasing, fixed
-    shift on short clips).
+    shift on short clips, drop path in the teacher).
     """
 
     def __post_init__(self) -> None:

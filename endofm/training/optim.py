@@ -37,21 +37,25 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant."""
-        if self.epochs <= 0 or self.batch_size < 1 or self.accumulate < 1:
-            raise ConfigError(
-                f"optim.epochs {self.epochs}, optim.batch_size {self.batch_size} and "
-                f"optim.accumulate {self.accumulate} must all be above 0."
-            )
-        if not 0 <= self.warmup_epochs <= self.epochs:
-            raise ConfigError(
-                f"optim.warmup_epochs is {self.warmup_epochs}; give 0 to optim.epochs "
-                f"({self.epochs})."
-            )
+        check_length(self.epochs, self.batch_size, self.accumulate, self.warmup_epochs)
         if self.lr_per_256 <= 0 or self.clip_norm <= 0 or min(self.weight_decay) < 0:
             raise ConfigError(
                 f"optim.lr_per_256 {self.lr_per_256} and optim.clip_norm {self.clip_norm} must be "
                 f"above 0, optim.weight_decay {list(self.weight_decay)} at least 0."
             )
+
+
+def check_length(epochs: float, batch_size: int, accumulate: int, warmup_epochs: float) -> None:
+    """Raise `ConfigError` for a run that can't be so long, in the words of both programs."""
+    if epochs <= 0 or batch_size < 1 or accumulate < 1:
+        raise ConfigError(
+            f"optim.epochs {epochs}, optim.batch_size {batch_size} and optim.accumulate "
+            f"{accumulate} must all be above 0."
+        )
+    if not 0 <= warmup_epochs <= epochs:
+        raise ConfigError(
+            f"optim.warmup_epochs is {warmup_epochs}; give 0 to optim.epochs ({epochs})."
+        )
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, object]]:

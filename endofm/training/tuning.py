@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from endofm.errors import ConfigError, RunError
+from endofm.training.optim import check_length
 from endofm.training.schedules import warmup_cosine
 
 MIN_LEARNING_RATE = 1e-6
@@ -42,16 +43,7 @@ class TuneOptimConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant."""
-        if self.epochs <= 0 or self.batch_size < 1 or self.accumulate < 1:
-            raise ConfigError(
-                f"optim.epochs {self.epochs}, optim.batch_size {self.batch_size} and "
-                f"optim.accumulate {self.accumulate} must all be above 0."
-            )
-        if not 0 <= self.warmup_epochs <= self.epochs:
-            raise ConfigError(
-                f"optim.warmup_epochs is {self.warmup_epochs}; give 0 to optim.epochs "
-                f"({self.epochs})."
-            )
+        check_length(self.epochs, self.batch_size, self.accumulate, self.warmup_epochs)
         if self.lr_per_256 <= 0 or min(self.clip_norm, self.weight_decay, self.patience) < 0:
             raise ConfigError(
                 f"optim.lr_per_256 {self.lr_per_256} must be above 0, optim.clip_norm "

@@ -20,13 +20,6 @@ from finetune.train import finetune
 from tests.labelled import PLAIN, small_finetune, write_labelled
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps its first settings for the life of a process."""
-    yield
-    AcceleratorState._reset_state(True)
-
-
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     return write_labelled(tmp_path_factory.mktemp("corpus"), 16)

@@ -31,12 +31,6 @@ CLASSES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(True)
-
-
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     return write_labelled(tmp_path_factory.mktemp("corpus"), 8, num_frames=3, splits=("train",))

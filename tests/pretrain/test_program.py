@@ -25,13 +25,6 @@ from tests.small import small_recipe, write_corpus
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps its first settings for the life of a process."""
-    yield
-    AcceleratorState._reset_state(True)
-
-
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpus"))

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from endofm.data.labelled import LabelledConfig, Showing
 from endofm.data.manifest import read_manifest
@@ -15,12 +14,6 @@ from endofm.tasks.task import TaskConfig
 from tests.labelled import PLAIN, write_labelled
 
 BACKBONE = dict(depth=1, patch_pixels=8, image_pixels=32, num_frames=2, width=24, num_heads=2)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from endofm.data.closing import Closing
 from endofm.data.video.pyav import PyAVReader
 from endofm.errors import CorpusError, VideoError
 
@@ -25,7 +25,7 @@ _TOLERANCE = 6.0
 Frame = npt.NDArray[np.uint8]
 
 
-class ClipWriter:
+class ClipWriter(Closing):
     """Writes one clip, frame by frame, and checks it; used as a context.
 
     The file has another name until `finish` has found in it what was given, so that a file under
@@ -42,15 +42,8 @@ class ClipWriter:
         self._container = av.open(str(self._part), "w", format="mp4")
         self._stream: av.VideoStream | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the file; what was not finished is gone."""
         self._container.close()
         self._part.unlink(missing_ok=True)
 

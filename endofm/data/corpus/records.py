@@ -8,15 +8,15 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
+from endofm.data.closing import Closing
 from endofm.errors import CorpusError
 
 Record = dict[str, Any]
 
 
-class Records:
+class Records(Closing):
     """Appends the records of one shard; used as a context.
 
     Raises `CorpusError` where another run is at it.
@@ -33,15 +33,8 @@ class Records:
         self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
         self._file.flush()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let another run at the file."""
         self._file.close()
 
 

@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
+from endofm.data.folder import is_utf8
 from endofm.data.video.frames import IMAGE_SUFFIXES, natural_key
 from endofm.data.video.reader import VIDEO_SUFFIXES
 from endofm.errors import CorpusError, VideoError
 
+# What zipfile raises for a damaged member, and for one packed by a method it does not know.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".rar", ".7z")
 
 
@@ -59,7 +62,7 @@ class Member:
                 return file.read(self.size)
         try:
             return _opened_zip(self.path, os.getpid()).read(self.inside)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except _DAMAGE as error:
             raise VideoError(
                 f"{self} can't be read ({error}); fetch the archive again, or unpack it."
             ) from error
@@ -79,9 +82,9 @@ class Member:
                 while left and (data := file.read(min(left, 1 << 20))):
                     writing.write(data)
                     left -= len(data)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except _DAMAGE as error:
             raise VideoError(
-                f"{self} can't be unpacked ({error}); fetch the archive again."
+                f"{self} can't be unpacked ({error}); fetch the archive again, or unpack it."
             ) from error
 
     def read_text(self) -> str:
@@ -215,7 +218,7 @@ class Tree:
             path = Path(entry.path)
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
-            if not _is_utf8(entry.name):
+            if not is_utf8(entry.name):
                 self.left_out.append(f"{path!a} has a name that is not UTF-8; rename it.")
                 continue
             try:
@@ -258,14 +261,6 @@ def _place(name: str) -> tuple[object, ...]:
 
 def _order(folder: str) -> list[tuple[tuple[int, int, str], ...]]:
     return [natural_key(part) for part in folder.split("/")] if folder else []
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_archive(path: Path) -> bool:

@@ -2,20 +2,19 @@
 
 import operator
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
 
+from endofm.data.closing import Closing
 from endofm.errors import VideoError
 
 
-class BaseReader(ABC):
+class BaseReader(Closing):
     """A source of frames; sets `fps` and `size` and supplies `_frames`."""
 
     fps: float
@@ -67,17 +66,6 @@ class BaseReader(ABC):
     def close(self) -> None:
         """Give the file back."""
         self._is_open = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _whole(self, wanted: list[int], size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
         """`_frames`, of which every wanted one must come."""

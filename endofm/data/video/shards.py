@@ -15,12 +15,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import fsspec  # type: ignore[import-untyped]
 import numpy as np
 
+from endofm.data.closing import Closing
 from endofm.errors import VideoError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def missing_reason(path: Path) -> str | None:
     return None if is_here else f"{member.tar} does not exist; copy the shard there."
 
 
-class UnpackedClip:
+class UnpackedClip(Closing):
     """A reader of a clip that was fetched; its file goes when it is closed."""
 
     def __init__(self, member: ShardMember, reader: str):
@@ -133,17 +133,6 @@ class UnpackedClip:
         """Give the file back."""
         self._reader.close()
         self._file.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _named(self, error: VideoError, member: ShardMember) -> VideoError:
         """The same sentence about the shard, which the user knows, not about our file."""

@@ -5,7 +5,7 @@ import zipfile
 import pytest
 
 from endofm.data.corpus.tree import Tree
-from endofm.errors import CorpusError
+from endofm.errors import CorpusError, VideoError
 from tests.data.corpus.originals import write_tree, zipped
 
 FILES = {"b/frame_10.png": b"ten", "b/frame_2.png": b"two", "a/x.mp4": b"film", "a/note.txt": "n"}
@@ -76,6 +76,18 @@ def test_an_encrypted_archive_says_what_to_do(tmp_path):
     archive.write_bytes(data)
     with pytest.raises(CorpusError, match="is encrypted; unpack it with its password"):
         Tree(archive)
+
+
+def test_a_member_packed_by_an_unknown_method_is_named(tmp_path):
+    archive = zipped(write_tree(tmp_path / "plain", {"a.png": b"x"}), tmp_path / "d.zip")
+    data = bytearray(archive.read_bytes())
+    for header, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        data[data.rfind(header) + place] = 97  # WavPack, which zipfile can't unpack
+    archive.write_bytes(data)
+    member = Tree(archive)["a.png"]
+    for take in (member.read_bytes, lambda: member.copy_to(tmp_path / "copy")):
+        with pytest.raises(VideoError, match=r"a.png can't be .*fetch the archive again"):
+            take()
 
 
 def test_links_are_followed_but_not_in_a_circle(tmp_path):
