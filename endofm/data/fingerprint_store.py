@@ -18,6 +18,7 @@ import numpy as np
 from endofm.data.fingerprint import FORMAT, Fingerprint, fingerprint
 from endofm.data.manifest import Segment
 from endofm.data.ordering import Ordering
+from endofm.data.video.dicom import series_files
 from endofm.data.video.frames import image_files
 from endofm.data.video.shards import INDEX, find_member, in_shard
 from endofm.errors import RunError, VideoError
@@ -161,7 +162,7 @@ def _work(store: Store, segments: Mapping[int, Segment]) -> dict[int, str]:
 
 
 def _state(file: Path) -> tuple[Any, ...]:
-    """What tells whether a file, the pictures of a folder, or a clip in a tar are the same still.
+    """What tells whether a file, the frames in a folder, or a clip in a tar are the same still.
 
     Of a tar that lies at an address, only the index is here to be looked at.
     """
@@ -172,7 +173,8 @@ def _state(file: Path) -> tuple[Any, ...]:
     if not file.is_dir():
         stat = file.stat()
         return (str(file.resolve()), stat.st_size, stat.st_mtime_ns)
-    pictures = [(picture.name, picture.stat()) for picture in image_files(file)]
+    frames = image_files(file) or series_files(file)
+    pictures = [(picture.name, picture.stat()) for picture in frames]
     return (
         str(file.resolve()),
         *((name, stat.st_size, stat.st_mtime_ns) for name, stat in pictures),

@@ -1,4 +1,4 @@
-"""Manifest rows from a folder of videos and frames."""
+"""Manifest rows from a folder of videos, frames and volumes."""
 
 import math
 import os
@@ -9,7 +9,9 @@ from pathlib import Path
 
 from endofm.data.manifest import Segment
 from endofm.data.video import VIDEO_SUFFIXES, VideoReader, open_video
+from endofm.data.video.dicom import series_files
 from endofm.data.video.frames import image_files, natural_key
+from endofm.data.video.nifti import is_nifti
 from endofm.errors import ManifestError, VideoError
 
 _LABEL_WORDS = frozenset(
@@ -25,12 +27,13 @@ def manifest_from_folder(
     min_frames: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Segment], list[str]]:
-    """Open and count every video and folder of frames below `folder`.
+    """Open and count every video, volume and folder of frames below `folder`.
 
     Videos are cut end to end into clips of `clip_seconds`; the last clip takes the remainder, and a
-    shorter video is one clip (`None`: every video is one). A folder of frames is one clip. Returns
-    the clips in natural order and a sentence for each path that is left out; `progress` is told how
-    many of how many paths are done. Raises `ManifestError` where `folder` is none.
+    shorter video is one clip (`None`: every video is one). A volume or folder of frames is one
+    clip. Returns the clips in natural order and a sentence for each path that is left out;
+    `progress` is told how many of how many paths are done. Raises `ManifestError` where `folder` is
+    none.
     """
     folder = Path(folder).absolute()
     if not folder.is_dir():
@@ -53,23 +56,27 @@ def manifest_from_folder(
 
 
 def find_sources(folder: Path, left_out: list[str]) -> Iterator[Path]:
-    """Video files and folders of frames in natural order, those above before those below.
+    """Videos, NIfTI files and folders of frames or DICOM slices, in natural order, those above
+    before those below.
 
     Links are not followed, so a file comes once and a loop ends. A sentence for each path that is
     left out is added to `left_out`.
     """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
-        has_frames = bool(image_files(folder))
+        has_frames = bool(image_files(folder) or series_files(folder))
     except OSError as error:
         left_out.append(f"{folder} can't be listed ({error.strerror}); correct its permissions.")
+        return
+    except VideoError as error:
+        left_out.append(str(error))
         return
     if has_frames:
         yield folder
     folders = []
     for entry in entries:
         path = Path(entry.path)
-        is_video = path.suffix.lower() in VIDEO_SUFFIXES
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES or is_nifti(path)
         if entry.name.startswith("."):
             continue
         if not is_utf8(entry.name):

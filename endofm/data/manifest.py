@@ -5,7 +5,7 @@ manifest's root, by default the folder it lies in; all else may be left out:
 
 | column | meaning |
 | --- | --- |
-| `path` | a video file, or a folder of frames (png, jpg, ...) in natural order |
+| `path` | a video file, a folder of frames (png, jpg, ...) in natural order, or a CT volume |
 | `start_frame`, `stop_frame` | the clip within it in shown frames, stop excluded; empty: all |
 | `group` | what must not be divided between splits (a patient, a procedure); empty: the path |
 | `split` | `train`, `val`, `test` or a name of your own |

@@ -149,7 +149,8 @@ def test_a_corpus_reads_back_as_it_was_rendered(corpus: Path) -> None:
         assert segment.group == plan.name
         assert segment.split == plan.split
         polyp = "polyp" if plan.has_polyp else "normal"
-        assert segment.labels == {"polyp": polyp, "scene": plan.scene}
+        organ = "upper gi" if plan.scene in ("esophagus", "stomach") else "lower gi"
+        assert segment.labels == {"polyp": polyp, "scene": plan.scene, "organ": organ}
         check_annotations(segment)
         clip = render_clip(plan.seed, plan.scene, plan.has_polyp, 14, 48, 64)
         pictures, keys, rate = decode(segment.file)

@@ -1,7 +1,8 @@
 """A corpus on disk: videos, masks, boxes and a manifest, made clip by clip and taken up where left.
 
 ```
-manifest.csv                 path, frames, group, split, masks, boxes, label_polyp, label_scene
+manifest.csv                 path, frames, group, split, masks, boxes, label_polyp, label_scene,
+                             label_organ
 boxes.csv                    path, frame, x1, y1, x2, y2 (inclusive corners)
 corpus.json                  what the folder was made from
 videos/clip_00000.mp4
@@ -28,7 +29,9 @@ from endofm.data.synthetic.clips import SyntheticClip, check_sizes, render_clip
 from endofm.data.synthetic.world import SCENES
 from endofm.errors import ConfigError
 
-FORMAT = 2  # raise it when the same spec gives other files
+FORMAT = 2  # raise it when the same spec gives other files; a further label is none
+UPPER = ("esophagus", "stomach")
+"""Scenes of the upper gastrointestinal tract; the others are of the lower."""
 BOX_COLUMNS = ("frame", "x1", "y1", "x2", "y2")
 
 
@@ -103,7 +106,7 @@ def write_corpus(
     plans = [plan_clip(spec, index) for index in range(spec.num_clips)]
     manifest = folder / "manifest.csv"
     try:
-        _claim(folder, spec)
+        claim(folder, {"format": FORMAT, **asdict(spec)})
         fresh = False
         for done, is_new in enumerate(_write_missing(folder, plans, spec, workers), 1):
             fresh = is_new or fresh
@@ -132,10 +135,12 @@ def _check_spec(spec: CorpusSpec) -> None:
         raise ConfigError(f"test_share is {spec.test_share}; choose a share from 0 to 1.")
 
 
-def _claim(folder: Path, spec: CorpusSpec) -> None:
-    """Make the folder this spec's, or find that it is already."""
+def claim(folder: Path, wanted: dict[str, object]) -> None:
+    """Make the folder this spec's, or find that it is already.
+
+    Raises `ConfigError` for a folder with another spec's files, or others.
+    """
     note = folder / "corpus.json"
-    wanted = {"format": FORMAT, **asdict(spec)}
     if note.is_file():
         try:
             found = json.loads(note.read_text(encoding="utf-8"))
@@ -243,7 +248,11 @@ def _write_text(file: Path, text: str) -> None:
 
 
 def _segment(folder: Path, plan: ClipPlan, spec: CorpusSpec) -> Segment:
-    labels = {"polyp": "polyp" if plan.has_polyp else "normal", "scene": plan.scene}
+    labels = {
+        "polyp": "polyp" if plan.has_polyp else "normal",
+        "scene": plan.scene,
+        "organ": "upper gi" if plan.scene in UPPER else "lower gi",
+    }
     path = _video(folder, plan).relative_to(folder).as_posix()
     masks = f"masks/{plan.name}"
     return Segment(

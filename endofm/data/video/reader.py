@@ -7,9 +7,11 @@ from typing import Literal, Protocol, Self, get_args
 
 import numpy as np
 
+from endofm.data.video.dicom import DICOM_SUFFIXES, DicomReader, series_files
 from endofm.data.video.frames import FrameFolder
+from endofm.data.video.nifti import NiftiReader, is_nifti
 from endofm.data.video.shards import UnpackedClip, find_member, in_shard
-from endofm.errors import ConfigError
+from endofm.errors import ConfigError, VideoError
 
 Decoder = Literal["pyav", "decord", "opencv"]
 
@@ -23,7 +25,9 @@ class VideoReader(Protocol):
     """Open it where it is used and close it at once (`with`); neither fork nor pickle it."""
 
     fps: float
-    """Frames a second, the mean where the rate varies; `nan` where nothing tells it (folders)."""
+    """Frames a second, the mean where the rate varies; `nan` where nothing tells it (folders,
+    volumes).
+    """
     size: tuple[int, int]
     """Height and width, rotation applied."""
 
@@ -60,7 +64,8 @@ class VideoReader(Protocol):
 
 
 def open_video(path: Path, reader: Decoder = "pyav") -> VideoReader:
-    """Open a video file, a clip in a tar shard, or a folder of frames whatever `reader` is.
+    """Open a video file; whatever `reader` is, a clip in a tar shard, a folder of frames, or a CT
+    volume (a NIfTI file, a folder with a DICOM series).
 
     Raises `VideoError` for a file that can't be read, or not exactly by this reader.
     """
@@ -69,9 +74,13 @@ def open_video(path: Path, reader: Decoder = "pyav") -> VideoReader:
         known = ", ".join(get_args(Decoder))
         raise ConfigError(f"There is no video reader '{reader}'; choose one of {known}.")
     if path.is_dir():
-        return FrameFolder(path)
+        return DicomReader(path) if series_files(path) else FrameFolder(path)
     if in_shard(path):
         return UnpackedClip(find_member(path), reader)
+    if is_nifti(path):
+        return NiftiReader(path)
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        raise VideoError(f"{path} is one file of a DICOM series; give the folder that holds all.")
     # Imported where chosen: each library loads its own copy of FFmpeg.
     if reader == "decord":
         from endofm.data.video.decord import DecordReader
