@@ -1,5 +1,6 @@
 """What the programs share: a command line with a recipe in it, and faults as one sentence."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from endofm.config import parse_config
 from endofm.errors import EndofmError
+from endofm.processes import is_first_to_say
 
 Command = TypeVar("Command")
 
@@ -28,16 +30,28 @@ def read_command(kind: type[Command], prog: str, arguments: Sequence[str]) -> Co
 
 @contextmanager
 def told_faults() -> Iterator[None]:
-    """A fault of the input, or too little memory, is one sentence and exit status 1."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    """A fault of the input, too little memory, or a full disk is one sentence and exit status 1."""
     try:
         yield
-    except EndofmError as error:
-        console.print(Text.assemble(("error:", "red"), f" {error}"))
+    except (EndofmError, torch.OutOfMemoryError, OSError) as error:
+        sentence = _sentence(error)
+        if not sentence:
+            raise
+        if is_first_to_say(sentence):
+            console = Console(stderr=True, highlight=False, soft_wrap=True)
+            console.print(Text.assemble(("error:", "red"), f" {sentence}"))
         raise SystemExit(1) from error
-    except torch.OutOfMemoryError as error:
-        console.print(
-            "[red]error:[/] The device ran out of memory; lower optim.batch_size and raise "
-            "optim.accumulate by as much, or set model.gradient_checkpointing."
+
+
+def _sentence(error: EndofmError | torch.OutOfMemoryError | OSError) -> str:
+    """What a user is told; nothing for an error of the system that is none of theirs."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "The device ran out of memory; lower optim.batch_size and raise optim.accumulate by as "
+            "much, or set model.gradient_checkpointing."
         )
-        raise SystemExit(1) from error
+    if isinstance(error, EndofmError):
+        return str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full ({error.filename}); make room, and the same command goes on."
+    return ""

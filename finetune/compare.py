@@ -5,9 +5,11 @@ import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -15,7 +17,7 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from endofm.errors import ConfigError
-from endofm.metrics.bootstrap import Bootstrap
+from endofm.metrics.bootstrap import Bootstrap, Measure
 from endofm.metrics.paired import Difference, paired
 from endofm.program import read_command, told_faults
 from endofm.report.html import Section, Table, write_page
@@ -28,6 +30,10 @@ NOTHING = "–"
 FIGURES_NOTE = (
     "In brackets the 95 % interval: of the mean over seeds (Student's t) where a result has "
     "several, else the bootstrap over the test's groups."
+)
+DRAWS_NOTE = (
+    " Every seed drew its test anew from the same rows: the tests overlap, and the interval of the "
+    "mean is narrower than that of tests on other patients would be."
 )
 TEST_NOTE = (
     "Each result less the first, in the mean of the seeds that both have. In brackets the 95 % "
@@ -80,9 +86,11 @@ def compare(
     names = _names(folders)
     results = tuple(read_result(f, name) for f, name in zip(folders, names, strict=True))
     first = results[0].seeds[0]
+    own = {seed.seed: seed for seed in results[0].seeds} if _has_draws(results) else {}
     for result in results:
         for seed in result.seeds:
-            check_same_samples(first, seed)
+            if not own or seed.seed in own:
+                check_same_samples(own.get(seed.seed, first), seed)
     known = [name for name in first.figures if all(name in r.seeds[0].figures for r in results)]
     unknown = [name for name in figures if name not in known]
     if unknown:
@@ -107,7 +115,25 @@ def _differences(one: Result, two: Result, bootstrap: Bootstrap) -> dict[str, Di
             "in both; run one of them with the other's seeds, or give --resamples 0."
         )
     measured = [pair_measure(first, other) for first, other in pairs]
-    return paired([measure for measure, _ in measured], measured[0][1], bootstrap)
+    groups = [group for _, own in measured for group in own]
+    starts = np.cumsum([0, *(len(own) for _, own in measured)])
+    parts = [
+        _part(measure, slice(start, stop), len(groups))
+        for (measure, _), (start, stop) in zip(measured, pairwise(starts), strict=True)
+    ]
+    return paired(parts, groups, bootstrap)
+
+
+def _part(measure: Measure, part: slice, size: int) -> Measure:
+    """A seed's measure as a function of the weights of all seeds' samples, one after the other: a
+    group that several seeds have counts equally often in each.
+    """
+    return lambda weights: measure(np.concatenate([weights[:size][part], weights[size:][part]]))
+
+
+def _has_draws(results: Sequence[Result]) -> bool:
+    """Whether each seed drew a test of its own, the same in every result."""
+    return results[0].seeds[0].told.get("protocol") == "balanced_draws"
 
 
 def figures_table(comparison: Comparison) -> Table:
@@ -129,7 +155,8 @@ def figures_table(comparison: Comparison) -> Table:
         "figure",
         *(f"{r.name} ({_count(len(r.seeds), 'seed')})" for r in comparison.results),
     ]
-    return Table("Test: mean ± standard deviation over seeds", columns, rows, FIGURES_NOTE)
+    note = FIGURES_NOTE + (DRAWS_NOTE if _has_draws(comparison.results) else "")
+    return Table("Test: mean ± standard deviation over seeds", columns, rows, note)
 
 
 def differences_table(comparison: Comparison) -> Table | None:

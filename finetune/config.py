@@ -8,7 +8,7 @@ import tyro
 
 from endofm.data.labelled import CLASSIFICATION, LabelledConfig
 from endofm.errors import ConfigError
-from endofm.tasks.starting import ModelOptions
+from endofm.tasks.starting import SCRATCH, ModelOptions
 from endofm.tasks.task import TaskConfig
 from endofm.tasks.tuning import TuningConfig
 from endofm.training.setup import RunConfig
@@ -23,7 +23,7 @@ class RunOptions:
     """Folder of the result; one folder for each seed in it. The same command goes on in it."""
     seeds: tuple[int, ...] = (0,)
     """A run for each: initial head, order of clips, every augmentation, and which rows a
-    `data.label_share` takes.
+    `data.label_share` takes or a balanced draw draws.
     """
     precision: Literal["no", "fp16", "bf16"] = "no"
     """Numbers inside the network: float32 (`no`), or mixed with 16 bits."""
@@ -78,9 +78,30 @@ class FinetuneConfig:
                 raise ConfigError(
                     f"tuning.method {self.tuning.method} is for classification, not {kind}."
                 )
+        if self.tuning.method == "frozen_norm" and self.weights == SCRATCH:
+            raise ConfigError(
+                "tuning.method frozen_norm keeps the batch norms of given weights, and random ones "
+                "have none worth keeping; take full, or give --weights."
+            )
         if self.tuning.method == "linear_probe" and self.task.head == "attentive":
             raise ConfigError(
                 "A linear probe sees pooled features; take task.head default or mean."
+            )
+        segments = self.data.segments
+        if segments != "none" and (kind not in CLASSIFICATION or not self.tuning.trains):
+            raise ConfigError(
+                f"data.segments {segments} chooses training clips of a classification; there are "
+                "none here, leave it out."
+            )
+        if segments in ("most_certain", "least_certain") and not self.task.evidence:
+            raise ConfigError(
+                f"data.segments {segments} goes by the uncertainty of an evidential head; give "
+                "--task.head evidential, or data.segments random."
+            )
+        if self.task.evidence and not self.tuning.trains:
+            raise ConfigError(
+                f"task.head {self.task.head} is trained; take tuning.method head for frozen "
+                "features."
             )
         if self.task.protocol == "legacy_polypdiag" and kind != "classification":
             raise ConfigError("task.protocol legacy_polypdiag is for classification.")
@@ -91,7 +112,8 @@ class FinetuneConfig:
     def keeps_features(self) -> bool:
         """Whether the backbone's features are computed once: it is frozen, and nothing is drawn."""
         is_pooled = self.task.kind in CLASSIFICATION and self.task.head != "attentive"
-        frozen = self.tuning.method == "head" and self.data.is_plain
+        drawn = not self.data.is_plain or self.data.segments != "none"
+        frozen = self.tuning.method == "head" and not drawn
         return is_pooled and (frozen or not self.tuning.trains)
 
     def folder(self, share: float, seed: int) -> Path:

@@ -7,17 +7,20 @@ import torch
 from endofm.data.dataset import Corpus
 from endofm.data.labelled import CLASSIFICATION, Showing
 from endofm.data.labelled_clips import judged_rows
-from endofm.data.labelled_rows import check_files, check_rows, load_rows
+from endofm.data.labelled_rows import check_files, check_rows, load_rows, refuse_missing
 from endofm.data.labels import Truth, check_trained, count_classes, truth_of
 from endofm.data.loader import BatchPlan
 from endofm.data.manifest import Segment
-from endofm.data.splits import Splits, take_share
+from endofm.data.splits import Splits, draw_balanced, take_share
 from endofm.errors import ConfigError
+from endofm.models.rpa3d import RPA3D
+from endofm.models.stfm import STFM
 from endofm.models.timesformer import TimeSformer
+from endofm.models.vipttnet import ViPTTNet
 from endofm.tasks.starting import Start, find_start, start_task
 from endofm.tasks.task import Task
 from endofm.tasks.tuning import trained_share
-from endofm.training.estimate import device_memory, step_bytes
+from endofm.training.estimate import cnn_step_bytes, device_memory, frames_step_bytes, step_bytes
 from endofm.training.tuning import TuneSchedule
 from finetune.config import FinetuneConfig
 
@@ -38,18 +41,37 @@ class Material:
 
 
 def gather_material(config: FinetuneConfig) -> Material:
-    """Read and check every row; see `load_rows`, `check_rows` and `check_files` for what raises."""
-    splits, dropped = load_rows(config.data, config.task.kind, config.task.is_legacy)
-    lost = check_files(splits, config.data.max_broken_share)
-    classes = check_rows(splits, config.data, config.task.kind)
-    return Material(splits, classes, lost, dropped)
+    """Read and check every row; see `load_rows`, `check_rows` and `check_files` for what raises.
+
+    Where every seed draws its rows, the material has all of them as training rows.
+    """
+    task, lost = config.task, 0
+    splits, dropped = load_rows(config.data, task.kind, task.is_legacy, task.draws)
+    if task.draws:  # any row may come to be tested
+        refuse_missing(splits.all)
+    else:
+        lost = check_files(splits, config.data.max_broken_share)
+    classes = check_rows(splits, config.data, task.kind)
+    material = Material(splits, classes, lost, dropped)
+    cut = splits_of_run(config, material).cut
+    return replace(material, splits=replace(splits, cut=cut))
+
+
+def splits_of_run(config: FinetuneConfig, material: Material) -> Splits:
+    """The rows of the first seed: those of every seed, or what it draws from them."""
+    if not config.task.draws:
+        return material.splits
+    label, rows = config.data.label, material.splits.train
+    return draw_balanced(
+        rows, config.data.val_share, config.run.seeds[0], lambda row: row.labels[label]
+    )
 
 
 def remarks(material: Material) -> list[str]:
     """Sentences about rows that take no part, and about how validation came to be."""
     told = []
     if material.splits.cut:
-        told.append(f"Validation: {material.splits.cut}.")
+        told.append(f"{'Validation' if material.splits.val else 'Draws'}: {material.splits.cut}.")
     if material.dropped:
         told.append(f"{material.dropped} rows are quarantined beside the manifest and left out.")
     if material.lost:
@@ -63,8 +85,8 @@ def make_showing(config: FinetuneConfig, material: Material, start: Start) -> Sh
     patch = start.encoder.patch_pixels
     if pixels % patch or pixels < 2 * patch:
         raise ConfigError(
-            f"data.pixels is {pixels}, but the network's patches have {patch}; give a multiple of "
-            "it, at least twice."
+            f"data.pixels is {pixels}, but the network divides a frame into squares of {patch}; "
+            "give a multiple of it, at least twice."
         )
     legacy = config.task.protocol == "legacy_polypdiag"
     return Showing(config.task.kind, material.classes, config.data, frames, pixels, legacy)
@@ -108,7 +130,7 @@ def make_plan(config: FinetuneConfig, material: Material, rank: int, world: int)
     def kind_of(row: Segment) -> object:
         return row.labels.get(label, "") if kind in CLASSIFICATION else ""
 
-    whole = material.splits
+    whole = splits_of_run(config, material)
     train = take_share(whole.train, share, seed, kind_of)
     train, val, test = (
         tuple(judged_rows(part, config.data.every_frames))
@@ -161,13 +183,13 @@ def explain(config: FinetuneConfig, material: Material) -> str:
         plan.truths,
         config.reset_head,
     )
-    splits = material.splits
+    splits = splits_of_run(config, material)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     lines = [
         f"task             {config.task.kind}: {', '.join(material.classes)}",
         *(_rows(name, rows) for name, rows in _parts(splits)),
         *(f"mind             {remark}" for remark in remarks(material)),
-        *_counts(config, material),
+        *_counts(config, material.classes, splits),
         f"weights          {start.told}",
         f"trained          {_trained(config, task)}",
         f"clips            {showing.frames} frames of {showing.pixels} px, {_taken(config)}",
@@ -203,10 +225,17 @@ def step_memory(config: FinetuneConfig, task: Task) -> float:
     """
     trained, every = trained_share(task.network)
     shown, encoder = task.showing, task.encoder
-    shape = encoder.config if isinstance(encoder, TimeSformer) else encoder.config.blocks()
-    half = config.run.precision != "no"
-    batch = config.optim.batch_size
-    activations = step_bytes(shape, [(shown.frames, shown.pixels)], batch, 0, 0, half)
+    half, batch = config.run.precision != "no", config.optim.batch_size
+    view = (shown.frames, shown.pixels)
+    if isinstance(encoder, RPA3D):
+        activations = cnn_step_bytes(encoder.config, view, batch, half)
+    elif isinstance(encoder, ViPTTNet):
+        activations = frames_step_bytes(encoder.blocks[0], view, batch, half)
+    elif isinstance(encoder, STFM):  # the rest sees one frame, or small maps
+        activations = frames_step_bytes(encoder.stem, view, batch, half)
+    else:
+        shape = encoder.config if isinstance(encoder, TimeSformer) else encoder.config.blocks()
+        activations = step_bytes(shape, [view], batch, 0, 0, half)
     return 4 * every + 12 * trained + activations
 
 
@@ -218,15 +247,15 @@ def _rows(name: str, rows: tuple[Segment, ...]) -> str:
     return f"{name:<16} {len(rows)} rows of {len({row.group for row in rows})} groups"
 
 
-def _counts(config: FinetuneConfig, material: Material) -> list[str]:
+def _counts(config: FinetuneConfig, classes: tuple[str, ...], splits: Splits) -> list[str]:
     if config.task.kind not in CLASSIFICATION:
         return []
     several = config.task.kind == "multi_label"
     lines = []
-    for name, rows in _parts(material.splits):
-        truths = [truth_of(row, config.data.label, material.classes, several) for row in rows]
-        counts = count_classes(truths, len(material.classes))
-        told = ", ".join(f"{c} {n}" for c, n in zip(material.classes, counts, strict=True))
+    for name, rows in _parts(splits):
+        truths = [truth_of(row, config.data.label, classes, several) for row in rows]
+        counts = count_classes(truths, len(classes))
+        told = ", ".join(f"{c} {n}" for c, n in zip(classes, counts, strict=True))
         lines.append(f"classes, {name:<7} {told}")
     return lines
 
@@ -251,11 +280,12 @@ def _taken(config: FinetuneConfig) -> str:
 
 def _drawn(config: FinetuneConfig) -> str:
     data = config.data
+    part = "" if data.segments == "none" else f"in parts of 20 frames ({data.segments}); "
     if data.is_plain:
-        return "as the test shows them"
+        return part + ("whole" if part else "as the test shows them")
     low, high = data.crop_area
     jitter = " ".join(f"{strength:g}" for strength in data.color_jitter)
     return (
-        f"crops of {low:g} to {high:g} of the area, turned by up to {data.rotate_degrees:g} "
+        f"{part}crops of {low:g} to {high:g} of the area, turned by up to {data.rotate_degrees:g} "
         f"degrees, {'mirrored or not' if data.flip else 'not mirrored'}, colours {jitter}"
     )

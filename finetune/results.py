@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 from endofm import __version__
 from endofm.config import as_tree, differences, to_yaml
 from endofm.data.dataset import Broken
-from endofm.data.manifest import Segment
+from endofm.data.manifest import Segment, write_manifest
 from endofm.errors import RunError
 from endofm.metrics.bootstrap import Bootstrap
 from endofm.tasks.finetuned import Adapters, save_finetuned
@@ -29,6 +29,8 @@ from finetune.samples import write_samples
 
 INTERVALS = Bootstrap()
 LEVEL = 0.95
+DRAW = "draw.csv"
+"""The manifest of the rows that a seed drew, with their splits."""
 FREE = ("data.manifests", "data.root", "data.workers", "run.out", "run.log_every", "run.trackers")
 """What a finished run may be asked for with, and no number hangs on it, or it is checked apart."""
 
@@ -102,6 +104,9 @@ def write_result(config: FinetuneConfig, run: Run, result: RunResult) -> None:
     }
     if config.tuning.trains:
         save_finetuned(run.folder / "model", result.task, config.task, result.adapters, provenance)
+    if config.task.draws:
+        drawn = [replace(row, split=part) for part, rows in result.rows.items() for row in rows]
+        write_manifest(run.folder / DRAW, drawn)
     write_samples(run.folder / "samples.csv", result.task, result.judgement.answers)
     told = describe(config.task, result.task, result.test, result.judgement.broken)
     told |= {

@@ -38,16 +38,16 @@ Rows = list[Sequence[object]]
 
 def _classified(task: Classification, records: list) -> Rows:
     classes = task.classes
-    rows: Rows = [("sample", "group", "truth", "told", *(f"p/{name}" for name in classes))]
+    tells = ("uncertainty",) if task.network.evidence is not None else ()
+    rows: Rows = [("sample", "group", "truth", "told", *(f"p/{name}" for name in classes), *tells)]
     for sample in samples_of(records)[0]:
         several = isinstance(sample.truth, tuple)
         true = sample.truth if several else (sample.truth,)
         best = max(range(len(classes)), key=lambda k, s=sample: s.probabilities[k])
         told = [k for k, p in enumerate(sample.probabilities) if p >= 0.5] if several else [best]
         names = (";".join(classes[k] for k in numbers) for numbers in (true, told))
-        rows.append(
-            (sample.name, sample.group, *names, *(f"{p:.6g}" for p in sample.probabilities))
-        )
+        numbers = [*sample.probabilities, *(task.uncertainty(sample) for _ in tells)]
+        rows.append((sample.name, sample.group, *names, *(f"{number:.6g}" for number in numbers)))
     return rows
 
 

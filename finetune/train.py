@@ -8,12 +8,13 @@ from accelerate.state import PartialState
 
 from endofm.config import as_tree
 from endofm.data.labelled import join
-from endofm.data.labelled_clips import Piece, TrainingClips, pieces_of
+from endofm.data.labelled_clips import Piece, pieces_of
 from endofm.data.loader import make_loader
 from endofm.data.splits import Splits
 from endofm.tasks.classification import Classification
 from endofm.tasks.frozen import FeatureCache, StoredFeatures, probe
 from endofm.tasks.judging import Judge
+from endofm.tasks.selecting import make_sampling
 from endofm.tasks.starting import find_start, start_task
 from endofm.tasks.task import NO_INTERVALS, Task
 from endofm.tasks.tune_step import TuneStep
@@ -21,6 +22,7 @@ from endofm.tasks.tuning import parameter_groups, train_mode
 from endofm.training.checkpoint import Checkpoints
 from endofm.training.log import RunLog
 from endofm.training.setup import Run, start_run
+from endofm.training.sharding import prepare, refuse_sharding
 from endofm.training.tuning import Selection, Unwatched, make_optimizer
 from finetune.config import FinetuneConfig
 from finetune.plan import Material, Plan, gather_material, make_plan, make_showing, remarks
@@ -29,6 +31,7 @@ from finetune.results import INTERVALS, Choice, RunResult, has_result, say, summ
 
 def finetune(config: FinetuneConfig) -> Path:
     """Every share and seed of a recipe, one after the other; the folder of the result."""
+    refuse_sharding("Fine-tuning", "validation gives processes unequal numbers of batches")
     material = gather_material(config)
     for remark in remarks(material):
         say(remark)
@@ -38,7 +41,8 @@ def finetune(config: FinetuneConfig) -> Path:
             if not has_result(one, material.splits.fingerprint):
                 with start_run(one.setup, as_tree(one)) as run:
                     finetune_once(one, material, run)
-                    run.accelerator.wait_for_everyone()
+                    if stopped := run.stop_signal():  # after the last step: while judging
+                        raise SystemExit(128 + stopped)
     if PartialState().is_main_process:
         summarize(config)
     return config.run.out
@@ -109,41 +113,46 @@ def train(
     optim, network = config.optim, task.network
     groups = parameter_groups(network, task.encoder, config.tuning.layer_decay)
     made = make_optimizer(optim.kind, groups, optim.weight_decay)
-    prepared, optimizer = run.accelerator.prepare(network, made)
-    run.seed_process()
+    prepared, optimizer = prepare(run.accelerator, network, made)
     selection = Selection(
         run.folder / "best.safetensors", optim.patience, run.accelerator.is_main_process
     )
-    run.accelerator.register_for_checkpointing(selection)
+    workers = 0 if features is not None else config.data.workers
+    sampling = make_sampling(plan.corpus, plan.batches, task, run.config.seed, workers, features)
+    run.accelerator.register_for_checkpointing(selection, *sampling.kept)
     corpus = plan.splits.fingerprint
     checkpoints = Checkpoints(
         run.folder / "checkpoints", run.accelerator, plan.global_batch, corpus
     )
     first = checkpoints.restore()
 
-    clips = TrainingClips(plan.corpus, task.showing, run.config.seed, features)
-    workers = 0 if features is not None else config.data.workers
-    batches = iter(
-        make_loader(clips, plan.batches, first, plan.steps, workers, run.is_on_gpu, join)
+    clips, patience = sampling.clips, run.config.patience_seconds
+    batches = make_loader(
+        clips, sampling.plan, first, plan.steps, workers, run.is_on_gpu, join, patience
     )
-    take_step = TuneStep(run.accelerator, prepared, task, optimizer, optim.clip_norm)
-    log = RunLog(run, as_tree(config), plan.steps, first, len(plan.splits.train), config.data)
+    take_step = TuneStep(
+        run.accelerator, prepared, task, optimizer, optim.clip_norm, sampling.learn
+    )
+    log = RunLog(run, as_tree(config), plan.steps, first, plan.splits.train, config.data)
+    clips.left_out |= log.broken
     log.say(f"Seed {run.config.seed} starts at step {first} of {plan.steps}.")
 
     train_mode(network, task.encoder)
     for step in range(first, plan.steps):
         if selection.is_over:
             break
+        run.seed_step(step)
         now = plan.schedule.at(step)
         since = time.perf_counter()
         micro = list(islice(batches, optim.accumulate))
         waited = time.perf_counter() - since
         log.update(step, take_step(micro, now), micro, waited)
-        stopped, validates = run.stopped_at(step), plan.validates_after(step)
+        stopped, validates = run.stop_signal(), plan.validates_after(step)
         if stopped or validates or run.logs_after(step):
             log.flush(now, plan.global_batch, Unwatched())
         if validates:
-            validate(step + 1, task, judge, val, selection, log)
+            with log.aside():
+                validate(step + 1, task, judge, val, selection, log)
         if stopped or validates:
             checkpoints.save(step + 1)
         if stopped:

@@ -33,7 +33,7 @@ class PretrainConfig:
     """Where and how."""
 
     def __post_init__(self) -> None:
-        """Refuse views that patches can't tile."""
+        """Refuse views that patches can't tile, and such as the objective has no use for."""
         patch = self.model.patch_pixels
         for name in ("global_pixels", "local_pixels"):
             pixels = getattr(self.views, name)
@@ -42,6 +42,14 @@ class PretrainConfig:
                     f"views.{name} is {pixels}, which is not a multiple of model.patch_pixels "
                     f"({patch}); change one of them."
                 )
+        views = self.views
+        fits = len(views.global_frames) == 2 and min(views.global_frames) > 1
+        if self.objective.kind == "vcl" and (views.local_frames or not fits):
+            raise ConfigError(
+                "objective.kind vcl compares two global views of at least two frames, and no local "
+                f"ones, but views.global_frames is {list(views.global_frames)} and "
+                f"views.local_frames {list(views.local_frames)}; take for example 8 8, and none."
+            )
 
 
 @dataclass(frozen=True)

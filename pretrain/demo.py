@@ -62,6 +62,8 @@ class Demo:
     """One run each."""
     num_clips: int = 360
     """Clips of the corpus; two thirds are trained on, one third is held out."""
+    recipe: Path = RECIPE
+    """Which recipe pretrains."""
     epochs: float | None = None
     """Passes over the training clips; by default the recipe's."""
 
@@ -84,7 +86,7 @@ def run_demo(demo: Demo, console: Console) -> Path:
     spec = CorpusSpec(demo.num_clips, num_frames=16, height=96, width=96, seed=2, test_share=1 / 3)
     console.print(f"[bold]1  corpus[/]  {spec.num_clips} synthetic clips")
     manifest = write_corpus(demo.out / "corpus", spec, workers=os.cpu_count() or 1)
-    recipe = read_command(["--config", str(RECIPE)]).recipe
+    recipe = read_command(["--config", str(demo.recipe)]).recipe
     recipe = replace(recipe, data=replace(recipe.data, manifests=(manifest,)))
     if demo.epochs is not None:
         warmup = min(recipe.optim.warmup_epochs, demo.epochs / 4)

@@ -2,21 +2,25 @@
 
 import hashlib
 from pathlib import Path
-from typing import cast
 
 from endofm import __version__, hub
 from endofm.data.views import STATISTICS
+from endofm.models.build import build_backbone
 from endofm.models.input import InputSpec
-from endofm.models.timesformer import TimeSformer
+from endofm.tasks.concepts import ConceptTask
 from endofm.tasks.pretraining import PretrainingTask
 from endofm.training.setup import Run
+from endofm.training.sharding import whole_state
 from pretrain.config import PretrainConfig
 from pretrain.plan import Plan
 
 
-def export(config: PretrainConfig, task: PretrainingTask, plan: Plan, run: Run) -> Path:
+def export(
+    config: PretrainConfig, task: PretrainingTask | ConceptTask, plan: Plan, run: Run
+) -> Path:
     """Write the teacher's backbone to the run's `model` folder; its path."""
     folder = run.folder / "model"
+    weights = whole_state(task.teacher.backbone)
     if run.accelerator.is_main_process:
         mean, std = STATISTICS[config.views.statistics]
         spec = InputSpec(mean, std, max(config.views.global_frames), config.views.global_pixels)
@@ -28,7 +32,11 @@ def export(config: PretrainConfig, task: PretrainingTask, plan: Plan, run: Run) 
             "started from": Path(config.model.init_from).name or "random weights",
             "corpus": ", ".join(_fingerprint(path) for path in config.data.manifests),
         }
-        hub.save(folder, cast(TimeSformer, task.teacher.backbone), spec, provenance)
+        backbone = build_backbone(
+            config.model, config.views.global_pixels, config.views.global_frames[0]
+        )
+        backbone.load_state_dict(weights)
+        hub.save(folder, backbone, spec, provenance)
     run.accelerator.wait_for_everyone()
     return folder
 

@@ -9,9 +9,10 @@ from endofm.data.leakage.known import refuse_leaks
 from endofm.data.loader import BatchPlan
 from endofm.errors import ConfigError, RunError
 from endofm.models.build import build_backbone
-from endofm.tasks.pretraining import build_head
+from endofm.tasks.pretraining import build_student
 from endofm.training.estimate import device_memory, matrix_speed, step_bytes, step_flops
 from endofm.training.schedules import Schedules
+from endofm.training.sharding import num_shards
 from pretrain.config import PretrainConfig
 
 MIN_LEARNING_RATE = 1e-6
@@ -91,16 +92,16 @@ def check_files(config: PretrainConfig, corpus: Corpus) -> int:
 def memory_needed(config: PretrainConfig) -> tuple[float, int]:
     """Estimated bytes of a step, and the student's number of parameters; nothing is allocated."""
     with torch.device("meta"):
-        backbone = build_backbone(config.model, config.views.global_pixels)
-        head = build_head(backbone.width, config.objective)
-    count = sum(p.numel() for module in (backbone, head) for p in module.parameters())
+        student = build_student(config.model, config.views, config.objective)
+    count = sum(parameter.numel() for parameter in student.parameters())
     needed = step_bytes(
-        backbone.config,
-        config.views.shapes,
+        student.backbone.config,
+        _student_shapes(config),
         config.optim.batch_size,
         count,
         config.objective.prototypes,
         half=config.run.precision != "no",
+        shards=num_shards(),
     )
     return needed, count
 
@@ -124,12 +125,10 @@ def explain(config: PretrainConfig, corpus: Corpus, plan: Plan, device: torch.de
     now, views, schedules = plan.schedules.at, config.views, plan.schedules
     needed, parameters = memory_needed(config)
     with torch.device("meta"):
-        model = build_backbone(config.model, views.global_pixels)
-    flops = step_flops(model.config, views.shapes, len(views.global_frames))
+        model = build_backbone(config.model, views.global_pixels, views.global_frames[0])
+    flops = step_flops(model.config, _student_shapes(config), len(views.global_frames))
     per_process = plan.batches.batch_size * plan.batches.accumulate
     seconds = flops * per_process / (MATRIX_SHARE * matrix_speed(device, config.run.precision))
-    cross = len(views.global_frames) * (len(views.global_frames) - 1)
-    terms = len(views.global_frames) * views.num_views - len(views.global_frames)
     short = sum(
         1
         for segment in corpus.segments
@@ -147,10 +146,11 @@ def explain(config: PretrainConfig, corpus: Corpus, plan: Plan, device: torch.de
         f"starts from      {config.model.init_from or 'random weights'}",
         f"views            {views.num_views} a clip: "
         + ", ".join(f"{frames} x {pixels} px" for frames, pixels in views.shapes),
-        f"loss terms       {terms}: {cross} cross-view (global to global), {terms - cross} dynamic "
-        "(local to global)",
+        f"loss terms       {_loss_terms(config)}",
         f"batch            {plan.batches.global_batch} clips a step = {plan.batches.batch_size} x "
         f"{plan.batches.accumulate} accumulated x {plan.batches.world} processes",
+        f"looks at once    {_looks_at(config, plan)}",
+        f"weights          {_kept(plan)}",
         f"steps            {plan.steps} ({config.optim.epochs:g} epochs of "
         f"{schedules.steps_per_epoch}); every clip is seen about "
         f"{plan.steps * plan.global_batch / plan.clips_per_epoch:.3g} times",
@@ -169,6 +169,49 @@ def explain(config: PretrainConfig, corpus: Corpus, plan: Plan, device: torch.de
         f"writes to        {config.run.out}",
     ]
     return "\n".join(lines)
+
+
+def _student_shapes(config: PretrainConfig) -> list[tuple[int, int]]:
+    """(frames, pixels) of all that passes the student: the first `global_frames` come first."""
+    shapes = config.views.shapes
+    if config.objective.kind != "vcl":
+        return shapes
+    frames = [(1, pixels) for _, pixels in shapes]
+    return shapes + frames + [(count - 1, pixels) for count, pixels in shapes]
+
+
+def _loss_terms(config: PretrainConfig) -> str:
+    if config.objective.kind == "vcl":
+        return "alignment of static and of dynamic concepts, local contrast, two regularisers"
+    num_global = len(config.views.global_frames)
+    cross = num_global * (num_global - 1)
+    terms = num_global * config.views.num_views - num_global
+    return (
+        f"{terms}: {cross} cross-view (global to global), {terms - cross} dynamic (local to global)"
+    )
+
+
+def _looks_at(config: PretrainConfig, plan: Plan) -> str:
+    """How many clips the parts of the objective that compare clips see together."""
+    objective = config.objective
+    used = {
+        "the small head's standardisation": objective.kind == "endofm_small",
+        "Sinkhorn-Knopp": objective.centering == "sinkhorn" or objective.kind == "vcl",
+        "local contrast": objective.kind == "vcl",
+        "KoLeo": objective.koleo_weight > 0,
+    }
+    together = plan.batches.batch_size * plan.batches.world
+    named = ", ".join(name for name, is_used in used.items() if is_used)
+    if not named:
+        return "every clip by itself; the centre is that of a whole step"
+    return f"{together} clips of all processes (accumulation adds none): {named}"
+
+
+def _kept(plan: Plan) -> str:
+    """Where weights, gradients and optimizer state are."""
+    if num_shards() == 1:
+        return "whole on every process"
+    return f"divided over {plan.batches.world} processes (FSDP 2)"
 
 
 def duration(seconds: float) -> str:

@@ -7,12 +7,14 @@ from pathlib import Path
 from endofm.config import as_tree
 from endofm.data.dataset import ClipViews, Corpus, load_corpus
 from endofm.data.loader import make_loader
+from endofm.tasks.knn import OnlineKnn
 from endofm.tasks.pretraining import PretrainingStep, build_task
 from endofm.training.checkpoint import Checkpoints
 from endofm.training.log import RunLog
 from endofm.training.monitor import Monitor
 from endofm.training.optim import adamw
 from endofm.training.setup import Run, start_run
+from endofm.training.sharding import prepare, refuse_sharding
 from pretrain.config import PretrainConfig
 from pretrain.finish import export
 from pretrain.plan import check_files, check_memory, make_plan
@@ -33,21 +35,24 @@ def train_on(config: PretrainConfig, corpus: Corpus, run: Run) -> Path:
 
     core, origin = build_task(config.model, config.views, config.objective)
     if config.run.compile:
+        refuse_sharding("run.compile", "a backbone is compiled whole, its weights come by blocks")
         core.compile_backbones()
-    task, optimizer = run.accelerator.prepare(core, adamw(core))
-    run.seed_process()
+    task, optimizer = prepare(run.accelerator, core, adamw(core))
     checkpoints = Checkpoints(
         run.folder / "checkpoints", run.accelerator, plan.global_batch, corpus.fingerprint
     )
     first = checkpoints.restore()
 
     clips = ClipViews(corpus, config.data, config.views, config.run.seed)
-    batches = iter(
-        make_loader(clips, plan.batches, first, plan.steps, config.data.workers, run.is_on_gpu)
+    workers, patience = config.data.workers, config.run.patience_seconds
+    batches = make_loader(
+        clips, plan.batches, first, plan.steps, workers, run.is_on_gpu, patience_seconds=patience
     )
     take_step = PretrainingStep(run.accelerator, task, core, optimizer, config.views, config.optim)
     monitor = Monitor(config.objective.prototypes)
-    log = RunLog(run, as_tree(config), plan.steps, first, len(corpus.segments), config.data)
+    knn = OnlineKnn(run, config.model, config.views, workers)
+    log = RunLog(run, as_tree(config), plan.steps, first, corpus.segments, config.data)
+    clips.left_out |= log.broken
     log.say(origin if first == 0 else f"Goes on from the checkpoint of step {first}.")
     if corpus.num_quarantined:
         log.say(
@@ -55,6 +60,7 @@ def train_on(config: PretrainConfig, corpus: Corpus, run: Run) -> Path:
         )
 
     for step in range(first, plan.steps):
+        run.seed_step(step)
         now = plan.schedules.at(step)
         start = time.perf_counter()
         micro = list(islice(batches, config.optim.accumulate))
@@ -62,7 +68,8 @@ def train_on(config: PretrainConfig, corpus: Corpus, run: Run) -> Path:
         outputs, scalars = take_step(micro, now)
         monitor.update(outputs)
         log.update(step, scalars, micro, waited)
-        stopped = run.stopped_at(step)
+        knn.after(step, core, log)
+        stopped = run.stop_signal()
         save = stopped or run.saves_after(step) or step + 1 == plan.steps
         if save or run.logs_after(step):
             log.flush(now, plan.global_batch, monitor)

@@ -10,8 +10,12 @@ from tyro.conf import Positional
 
 from endofm import hub
 from endofm.cli.talk import say
-from endofm.models.registry import create_model, list_models
-from endofm.models.timesformer import TimeSformer
+from endofm.models.registry import Backbone, create_model, list_models
+from endofm.models.released_segmentation import ReleasedSegmentation
+from endofm.models.rpa3d import RPA3DConfig
+from endofm.models.stfm import STFMConfig
+from endofm.models.timesformer import TimeSformerConfig
+from endofm.models.vipttnet import ViPTTNetConfig
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,9 @@ class Check:
         """Say what the folder holds; raises `WeightsError` where it is not what it should be."""
         model = hub.load(self.folder)
         difference = hub.check(self.folder, model)
-        config, spec = model.config, model.input_spec
+        spec = model.input_spec
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        kind = (
-            f"TimeSformer, {config.attention.replace('_', ' ')} attention"
-            if isinstance(model, TimeSformer)
-            else f"Endo-FM's segmentation network, {config.num_classes} classes"
-        )
-        say(
-            f"architecture  {kind}, width {config.width}, depth {config.depth}, "
-            f"{config.num_heads} heads, patches of {model.patch_pixels} px, "
-            f"{millions:.1f} M parameters"
-        )
+        say(f"architecture  {_architecture(model)}, {millions:.1f} M parameters")
         say(
             f"input         {spec.num_frames} frames of {spec.pixels} x {spec.pixels} px, RGB, "
             f"mean {list(spec.mean)}, std {list(spec.std)}"
@@ -55,6 +50,27 @@ class Models:
         """One line a backbone."""
         for name in list_models():
             say(f"{name}  {_describe(name)}")
+
+
+def _architecture(model: Backbone | ReleasedSegmentation) -> str:
+    config = model.config
+    if isinstance(config, RPA3DConfig):
+        attention = "with" if config.has_attention else "without"
+        stages = ", ".join(map(str, config.widths))
+        return f"RPA 3D CNN {attention} attention, stages of {stages}, stride {config.stride} px"
+    if isinstance(config, ViPTTNetConfig):
+        return f"ViPTT-Net, {config.cnn} and an LSTM of {config.recurrent_width}"
+    if isinstance(config, STFMConfig):
+        return f"STFM on {config.stem}, width {config.width}, stride {model.patch_pixels} px"
+    kind = (
+        f"TimeSformer, {config.attention.replace('_', ' ')} attention"
+        if isinstance(config, TimeSformerConfig)
+        else f"Endo-FM's segmentation network, {config.num_classes} classes"
+    )
+    return (
+        f"{kind}, width {config.width}, depth {config.depth}, {config.num_heads} heads, patches of "
+        f"{model.patch_pixels} px"
+    )
 
 
 def _describe(name: str) -> str:

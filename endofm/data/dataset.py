@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset
 
 from endofm.data.manifest import Segment, read_manifest
 from endofm.data.quarantine import quarantine_file, without_quarantined
 from endofm.data.video import read_segment
 from endofm.data.video.shards import in_shard, missing_reason
 from endofm.data.views import View, ViewsConfig, cut_views, draw_indices, view_rng
+from endofm.data.workers import Clips
 from endofm.errors import ConfigError, ManifestError, VideoError
 
 MIN_CLIP_FRAMES = 2
@@ -201,7 +201,7 @@ class Sample(NamedTuple):
     broken: tuple[Broken, ...]
 
 
-class ClipViews(Dataset[Sample]):
+class ClipViews(Clips[Sample]):
     """Positions of a run -> views. A broken clip is reported and another takes its place.
 
     Which one is fixed by (seed, position), and every report reaches the run, which stops beyond
@@ -210,12 +210,12 @@ class ClipViews(Dataset[Sample]):
 
     def __init__(self, corpus: Corpus, data: DataConfig, views: ViewsConfig, seed: int) -> None:
         """Views of `corpus` in the order of `seed`."""
+        super().__init__()
         self.parts = corpus.parts
         self.order = SampleOrder(corpus, seed)
         self.data = data
         self.views = views
         self.seed = seed
-        self._reasons: dict[str, str] = {}  # of this worker; spares a second attempt at decoding
 
     def __getitem__(self, position: int) -> Sample:
         """The sample at a position of the run; raises `VideoError` if none of 100 tries decodes."""
@@ -226,7 +226,7 @@ class ClipViews(Dataset[Sample]):
             try:
                 views = self._views(segment, place.epoch)
             except VideoError as error:
-                self._reasons[segment.name] = str(error)
+                self.left_out[segment.name] = str(error)  # spares a second attempt
                 broken.append(Broken(segment.name, str(error)))
                 place = self.order.instead(position, attempt)
                 continue
@@ -234,8 +234,7 @@ class ClipViews(Dataset[Sample]):
         raise VideoError(f"100 clips in a row can't be decoded; the last: {broken[-1].reason}")
 
     def _views(self, segment: Segment, epoch: int) -> list[View]:
-        if segment.name in self._reasons:
-            raise VideoError(self._reasons[segment.name])
+        self.begin(segment.name)
         return clip_views(segment, self.views, self.data, self.seed, epoch)
 
 

@@ -35,7 +35,9 @@ class LabelledConfig:
     the background first.
     """
     val_share: float = 0.2
-    """Share of the training groups that become validation where no row has the split `val`."""
+    """Share of the training groups that become validation where no row has the split `val`; with
+    balanced draws of the drawn groups, and as many for the test.
+    """
     label_share: tuple[float, ...] = (1.0,)
     """Share of the training groups to learn from; several: one result for each (a curve)."""
     frames: int | None = None
@@ -44,6 +46,10 @@ class LabelledConfig:
     """Height and width of what the network sees; by default what the weights were made for."""
     stride: int = 0
     """From one frame to the next; 0: spread over the whole row (1 where each frame is judged)."""
+    segments: Literal["none", "random", "most_certain", "least_certain"] = "none"
+    """Training clips around a random frame of a part of 20 frames: a random one, or the one that an
+    evidential head was most or least certain of; none: from anywhere in the row.
+    """
     every_frames: int = 0
     """Judge a frame so often, by the frames around it (phases of long videos); 0: rows whole."""
     test_views: tuple[int, int] = (1, 1)
@@ -93,6 +99,11 @@ class LabelledConfig:
             raise ConfigError(
                 f"data.test_views is {list(self.test_views)}, but with data.every_frames a frame "
                 "is judged by the one clip around it; leave one of them out."
+            )
+        if self.segments != "none" and (self.every_frames or not self.stride):
+            raise ConfigError(
+                f"data.segments {self.segments} chooses parts of whole rows, whose frames are "
+                "data.stride apart; give a stride of 1 or more, and no data.every_frames."
             )
         if len(set(self.classes)) != len(self.classes):
             raise ConfigError(f"data.classes names one twice: {', '.join(self.classes)}.")

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from endofm.data.annotations import read_boxes, read_masks
 from endofm.data.dataset import Broken, Corpus, SampleOrder
@@ -26,13 +25,14 @@ from endofm.data.transforms import draw_color
 from endofm.data.video import open_video
 from endofm.data.video.segment import checked_length, scaled_size
 from endofm.data.views import view_rng
+from endofm.data.workers import Clips
 from endofm.errors import ManifestError, VideoError
 
 TRAINING_REFERENCES, TEST_REFERENCES = 2, 10
 """Frames beside a key frame, within 9 frames of it, as released."""
 
 
-class TrainingClips(Dataset[LabelledSample]):
+class TrainingClips(Clips[LabelledSample]):
     """Positions of a run -> samples. A broken clip is reported and another takes its place."""
 
     def __init__(
@@ -43,10 +43,10 @@ class TrainingClips(Dataset[LabelledSample]):
         features: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Rows of `corpus` in the order of `seed`; with `features` [V, D] by clip, those."""
+        super().__init__()
         self.parts, self.showing, self.seed = corpus.parts, showing, seed
         self.order = SampleOrder(corpus, seed)
         self.features = features
-        self._reasons: dict[str, str] = {}
 
     def __getitem__(self, position: int) -> LabelledSample:
         """The sample at a position of the run; raises `VideoError` if none of 100 tries decodes."""
@@ -55,16 +55,16 @@ class TrainingClips(Dataset[LabelledSample]):
         for attempt in range(100):
             segment = self.parts[place.part][place.row]
             try:
-                return self._read(segment, place.epoch)._replace(broken=tuple(broken))
+                sample = self._read(segment, place.epoch, position)
+                return sample._replace(broken=tuple(broken))
             except VideoError as error:
-                self._reasons[segment.name] = str(error)
+                self.left_out[segment.name] = str(error)
                 broken.append(Broken(segment.name, str(error)))
                 place = self.order.instead(position, attempt)
         raise VideoError(f"100 clips in a row can't be decoded; the last: {broken[-1].reason}")
 
-    def _read(self, segment: Segment, epoch: int) -> LabelledSample:
-        if segment.name in self._reasons:
-            raise VideoError(self._reasons[segment.name])
+    def _read(self, segment: Segment, epoch: int, position: int) -> LabelledSample:
+        self.begin(segment.name)
         if self.features is not None:
             return stored_sample(segment, self.showing, self.features[segment.name][:1])
         rng = view_rng(self.seed, epoch, segment.key)
@@ -79,7 +79,7 @@ class Piece(NamedTuple):
     key: int = 0
 
 
-class JudgedClips(Dataset[LabelledSample | Broken]):
+class JudgedClips(Clips[LabelledSample | Broken]):
     """Pieces as the test shows them: nothing is drawn, nothing replaced; a broken one is told."""
 
     def __init__(
@@ -89,6 +89,7 @@ class JudgedClips(Dataset[LabelledSample | Broken]):
         features: Mapping[str, Tensor] | None = None,
     ) -> None:
         """With `features` [V, D] by clip, those instead of frames."""
+        super().__init__()
         self.pieces, self.showing, self.features = pieces, showing, features
 
     def __len__(self) -> int:
@@ -98,6 +99,7 @@ class JudgedClips(Dataset[LabelledSample | Broken]):
         """A piece, or why it can't be judged."""
         piece = self.pieces[number]
         try:
+            self.begin(piece.segment.name)
             if self.features is not None:
                 stored = self.features[piece.segment.name]
                 sample = stored_sample(piece.segment, self.showing, stored)
@@ -158,8 +160,16 @@ def clip_length(segment: Segment) -> int:
         return checked_length(segment, len(video))
 
 
-def training_sample(segment: Segment, showing: Showing, rng: np.random.Generator) -> LabelledSample:
-    """A clip as training sees it: one draw of time, geometry and colour."""
+def training_sample(
+    segment: Segment,
+    showing: Showing,
+    rng: np.random.Generator,
+    within: Callable[[int], range] | None = None,
+) -> LabelledSample:
+    """A clip as training sees it: one draw of time, geometry and colour.
+
+    `within` says of which frames of a row of so many one is to be the clip's middle.
+    """
     data, key = showing.data, 0
 
     def choose(length: int) -> list[int]:
@@ -169,11 +179,14 @@ def training_sample(segment: Segment, showing: Showing, rng: np.random.Generator
             clip = reference_frames(near, length, TRAINING_REFERENCES, generator=rng)
             key = clip.key
             return list(clip.indices)
+        if within is not None:
+            middle = int(rng.choice(within(length)))
+            return around(middle, showing.frames, showing.stride, length)
         if data.stride or showing.is_dense:
             return draw_run(length, showing.frames, showing.stride, rng)
         return draw_spread(length, showing.frames, rng)
 
-    if data.is_plain and not showing.is_dense:
+    if data.is_plain and within is None and not showing.is_dense:
         return viewed_sample(segment, showing, only_first=True)
     low = data.crop_area[0]
     short_side = min(round(showing.pixels / low**0.5), 2 * showing.pixels)

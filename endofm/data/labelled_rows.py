@@ -20,10 +20,13 @@ from endofm.errors import ConfigError, ManifestError, RunError
 DEFAULT_CLASSES = {"segmentation": ("background", "object"), "detection": ("object",)}
 
 
-def load_rows(config: LabelledConfig, kind: Kind, legacy: bool) -> tuple[Splits, int]:
+def load_rows(
+    config: LabelledConfig, kind: Kind, legacy: bool, draws: bool = False
+) -> tuple[Splits, int]:
     """The splits of all manifests, without quarantined rows (how many: the number).
 
-    With `legacy` groups may be shared and the test rows are the validation rows too. Raises
+    With `legacy` groups may be shared and the test rows are the validation rows too; with `draws`
+    all rows are training rows, for every seed to draw from. Raises
     `ConfigError` without a manifest, `ManifestError` for rows that can't be used together,
     `RunError` for leaks that a list beside a manifest names.
     """
@@ -44,6 +47,11 @@ def load_rows(config: LabelledConfig, kind: Kind, legacy: bool) -> tuple[Splits,
         cut = "the test rows choose the checkpoint too (legacy protocol)"
         return Splits(parts["train"], parts["test"], parts["test"], cut), dropped
     _refuse_twice(rows)
+    if draws:
+        for split in sorted({row.split for row in rows}):  # what leaks from split to split does so
+            for manifest in config.manifests:  # from draw to draw
+                refuse_leaks(manifest, [row for row in rows if row.split == split])
+        return Splits(tuple(rows), (), ()), dropped
 
     def kind_of(row: Segment) -> object:
         return row.labels.get(config.label, "") if kind in CLASSIFICATION else ""

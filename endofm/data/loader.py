@@ -1,16 +1,15 @@
 """Batches of views in a run's order, for one process of many."""
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from endofm.data.batches import PATIENCE_SECONDS, Batches
 from endofm.data.dataset import Broken, Sample
+from endofm.data.workers import Clips, Join
 
 
 @dataclass
@@ -63,23 +62,11 @@ class BatchPlan:
         first = step * self.global_batch + (micro * self.world + self.rank) * self.batch_size
         return list(range(first, first + self.batch_size))
 
-
-class StepSampler(Sampler[list[int]]):
-    """Positions, micro-batch by micro-batch, from step `first` up to but without `stop`."""
-
-    def __init__(self, plan: BatchPlan, first: int, stop: int) -> None:
-        """Steps `first` to `stop` of `plan`."""
-        self.plan, self.first, self.stop = plan, first, stop
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Micro-batches in order."""
-        for step in range(self.first, self.stop):
-            for micro in range(self.plan.accumulate):
-                yield self.plan.positions(step, micro)
-
-    def __len__(self) -> int:
-        """Micro-batches in all."""
-        return (self.stop - self.first) * self.plan.accumulate
+    def walk(self, first: int, stop: int) -> Iterator[list[int]]:
+        """Positions, micro-batch by micro-batch, from step `first` up to but without `stop`."""
+        for step in range(first, stop):
+            for micro in range(self.accumulate):
+                yield self.positions(step, micro)
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -94,50 +81,15 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def make_loader(
-    dataset: Dataset[Any],
+    dataset: Clips[Any],
     plan: BatchPlan,
     first: int,
     stop: int,
     workers: int,
     pin_memory: bool,
-    join: Callable[[list[Any]], Any] = collate,
-) -> "DataLoader[Any]":
-    """A loader of the micro-batches of steps `first` to `stop`; `join` makes one of its samples.
-
-    It has a random generator of its own, so that making it leaves the network's random numbers
-    alone. OpenCV works in one thread from here on: a worker forked beside its threads hangs.
-    """
-    return load(dataset, StepSampler(plan, first, stop), workers, pin_memory, join)
-
-
-def load(
-    dataset: Dataset[Any],
-    batches: Sampler[list[int]] | Sequence[list[int]],
-    workers: int,
-    pin_memory: bool,
-    join: Callable[[list[Any]], Any],
-) -> "DataLoader[Any]":
-    """A loader of the given batches of numbers; see `make_loader`."""
-    if workers:
-        cv2.setNumThreads(1)
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=join,
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),
-    )
-
-
-def _start_worker(worker: int) -> None:
-    """More threads in a worker only take time from the others; signals are for the main process.
-
-    A terminal or scheduler signals the whole group: a worker that died of it would end the run
-    before it has saved. Workers end with the main process.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    join: Join = collate,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> Batches:
+    """The micro-batches of steps `first` to `stop`; `join` makes one of its samples."""
+    walk = plan.walk(first, stop)
+    return Batches(dataset, walk, workers, pin_memory, join, patience_seconds)

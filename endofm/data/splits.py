@@ -75,6 +75,51 @@ def split_rows(rows: Sequence[Segment], val_share: float, kind: Key) -> Splits:
     return Splits(train, val, test, told)
 
 
+def draw_balanced(rows: Sequence[Segment], held_share: float, seed: int, kind: Key) -> Splits:
+    """As many groups of each kind as the rarest has, drawn anew for each seed and divided alike.
+
+    `held_share` of them become validation, as many test; at least one each. Whole groups are drawn,
+    with all their rows; what their rows' `split` says does not matter. Raises `ManifestError` for a
+    group of two kinds, and for a kind with fewer than three groups.
+    """
+    _refuse_mixed(rows, kind)
+    kinds = _by_kind(rows, seed, kind)
+    rarest = min(kinds, key=lambda name: len(kinds[name]))
+    count = len(kinds[rarest])
+    held = max(1, round(held_share * count))
+    if count < 3 or 2 * held >= count:
+        raise ManifestError(
+            f"'{rarest}' has {count} groups (videos or patients), too few for a balanced draw, "
+            f"which needs one to learn from and {held_share:g} of them (at least one) each for "
+            "validation and test; label more of them, or lower data.val_share."
+        )
+    chosen = {
+        group: "test" if number < held else "val" if number < 2 * held else "train"
+        for groups in kinds.values()
+        for number, group in enumerate(groups[:count])
+    }
+    train, val, test = (
+        tuple(row for row in rows if chosen.get(row.group) == name)
+        for name in ("train", "val", "test")
+    )
+    told = (
+        f"{count} groups of each class are drawn for each seed, {held} of them for validation and "
+        f"{held} for the test, whatever their split; the test sets of two seeds share groups"
+    )
+    return Splits(train, val, test, told)
+
+
+def _refuse_mixed(rows: Sequence[Segment], kind: Key) -> None:
+    kinds: dict[str, object] = {}
+    for row in rows:
+        if kinds.setdefault(row.group, kind(row)) != kind(row):
+            raise ManifestError(
+                f"The group {row.group} has rows of '{kinds[row.group]}' and of '{kind(row)}', but "
+                "a balanced draw takes whole groups of one class; take one kind of its rows out, "
+                "or name fixed splits and use task.protocol honest."
+            )
+
+
 def refuse_shared(**parts: Sequence[Segment]) -> None:
     """Raise `ManifestError` for a group that two parts share."""
     names = list(parts)

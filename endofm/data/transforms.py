@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -80,9 +81,11 @@ def apply_crop(frames: Tensor, crop: Crop, pixels: int, antialias: bool = True) 
         0, 3, 1, 2
     )  # a view: channels stay last in memory, which the uint8 kernel is fastest on
     resized = F.interpolate(planes, size=(pixels, pixels), mode="bicubic", antialias=antialias)
-    if crop.flip:
-        resized = resized.flip(-1)
-    return resized.permute(0, 2, 3, 1).contiguous()
+    resized = resized.permute(0, 2, 3, 1).contiguous()
+    if crop.flip:  # all rows as one picture, by OpenCV: PyTorch moves byte by byte
+        rows = resized.numpy().reshape(-1, pixels, 3)
+        resized = torch.from_numpy(cv2.flip(rows, 1)).reshape(resized.shape)
+    return resized
 
 
 def draw_color(

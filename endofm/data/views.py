@@ -5,17 +5,18 @@ augmented clip can be made again. Frame indices are decided before anything is d
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from endofm.data.sampling import global_indices, local_indices
-from endofm.data.transforms import GREYSCALE_PROBABILITY, apply_crop, draw_color, draw_crop
+from endofm.data.transforms import GREYSCALE_PROBABILITY, Crop, apply_crop, draw_color, draw_crop
 from endofm.errors import ConfigError
 
 STATISTICS = {
@@ -123,7 +124,6 @@ def cut_views(
     """Cut every view from the decoded `frames` [F, H, W, 3]; `positions` says which of them each
     view takes.
     """
-    pixels = torch.from_numpy(frames)
     size = (frames.shape[1], frames.shape[2])
     low, middle, high = config.crop_areas
     views = []
@@ -131,21 +131,27 @@ def cut_views(
         is_global = number < len(config.global_frames)
         crop = draw_crop(size, (middle, high) if is_global else (low, middle), rng, config.quirks)
         window = apply_crop(
-            _take(pixels, taken),
-            crop,
+            torch.from_numpy(_take(frames, taken, crop)),
+            replace(crop, top=0, left=0),
             config.global_pixels if is_global else config.local_pixels,
             antialias=config.quirks == "none",
         )
-        mean = window.reshape(-1, 3).to(torch.float32).mean(0).double().numpy() / 255
+        mean = np.array(cv2.mean(window.numpy().reshape(-1, window.shape[2], 3))[:3]) / 255
         *jitter, grey = config.color_jitter
         color = draw_color(mean, (jitter[0], jitter[1], jitter[2]), rng, config.quirks, grey)
         views.append(View(window, torch.from_numpy(color)))
     return views
 
 
-def _take(pixels: Tensor, positions: Sequence[int]) -> Tensor:
-    """The named frames; without a copy where they are evenly spaced."""
+def _take(
+    frames: npt.NDArray[np.uint8], positions: Sequence[int], crop: Crop
+) -> npt.NDArray[np.uint8]:
+    """The crop of the named frames; without a copy where they are evenly spaced.
+
+    By NumPy, which copies rows where PyTorch's indexing copies one byte after the other.
+    """
+    window = frames[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     steps = {b - a for a, b in pairwise(positions)}
     if len(steps) == 1 and (step := steps.pop()) > 0:
-        return pixels[positions[0] : positions[-1] + 1 : step]
-    return pixels[list(positions)]
+        return window[positions[0] : positions[-1] + 1 : step]
+    return window[list(positions)]

@@ -42,6 +42,7 @@ class Standardize(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:  # [B, D] -> [B, D]
         """The same in training and evaluation; every process gives equally many rows."""
+        features = features.float()
         centered = features - mean_over_processes(features.mean(dim=0))
         variance = mean_over_processes(centered.square().mean(dim=0))
         standard: Tensor = centered * torch.rsqrt(variance + 1e-5)

@@ -21,13 +21,20 @@ def write_card(config: dict[str, Any], model: nn.Module) -> str:
             "self-supervised, ",
         )
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    write = {"timesformer": _backbone, "released_segmentation": _segmentation}[architecture]
-    task, title, text, example = write(config["settings"], millions, story)
+    writers = {
+        "timesformer": _backbone,
+        "rpa3d": _cnn,
+        "vipttnet": _recurrent,
+        "stfm": _stfm,
+        "released_segmentation": _segmentation,
+    }
+    tag = "timesformer" if architecture == "released_segmentation" else architecture
+    task, title, text, example = writers[architecture](config["settings"], millions, story)
     origin = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in provenance.items())
     return f"""---
 library_name: endofm
 {_license(provenance)}pipeline_tag: {task}
-tags: [video, endoscopy, {kind}timesformer]
+tags: [video, endoscopy, {kind}{tag}]
 ---
 
 # {title}
@@ -63,6 +70,39 @@ depth {settings["depth"]}, patch {settings["patch_pixels"]} px, {millions:.1f} M
     example = f"""features = model(clip)                      # [1, {width}]
 tokens = model.tokens(clip)                 # [1, 1 + N, {width}], class token first"""
     return "feature-extraction", "Video transformer for endoscopy", text, example
+
+
+def _cnn(settings: dict[str, Any], millions: float, story: str) -> tuple[str, str, str, str]:
+    widths = settings["widths"]
+    how = "over frames and pixels at once" if settings["convolution"] == "3d" else "(2+1)D"
+    attention = "with" if settings["has_attention"] else "without"
+    text = f"""An RPA 3D CNN ({how} convolutions, stages of {", ".join(map(str, widths))} filters,
+{attention} P-scSE3D, {millions:.1f} M parameters),
+{story}."""
+    example = f"""features = model(clip)                      # [1, {widths[-1]}]
+tokens = model.tokens(clip)                 # [1, 1 + N, {widths[-1]}], features first"""
+    return "feature-extraction", "3-D CNN for endoscopy video", text, example
+
+
+def _recurrent(settings: dict[str, Any], millions: float, story: str) -> tuple[str, str, str, str]:
+    width = settings["width"]
+    text = f"""A ViPTT-Net (timm's {settings["cnn"]} on every frame, an LSTM of
+{settings["recurrent_width"]} units over them, {millions:.1f} M parameters),
+{story}.
+It sees grey frames, the mean of the three channels: slices of a CT volume too."""
+    example = f"""features = model(clip)                      # [1, {width}]
+tokens = model.tokens(clip)                 # [1, 1 + T, {width}], features first"""
+    return "feature-extraction", "Frame CNN and LSTM for video and volumes", text, example
+
+
+def _stfm(settings: dict[str, Any], millions: float, story: str) -> tuple[str, str, str, str]:
+    width = settings["width"]
+    text = f"""An STFM (stem {settings["stem"]}, a stream of space and one of time, {millions:.1f} M
+parameters),
+{story}."""
+    example = f"""features = model(clip)                      # [1, {width}]
+tokens = model.tokens(clip)                 # [1, 3, {width}]: fused, spatial, temporal"""
+    return "feature-extraction", "CNN of two streams for endoscopy video", text, example
 
 
 def _segmentation(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from endofm.errors import ConfigError, WeightsError
-from endofm.models.timesformer import TimeSformer
+from endofm.models.registry import Backbone
 
 TOLERANCE = 1e-4
 """Largest relative difference between an exported file's outputs and the model's."""
@@ -55,10 +55,9 @@ def export(
     """
     file = Path(file)
     refuse(file)
-    if not isinstance(model, TimeSformer):
+    if not isinstance(model, Backbone):
         raise ConfigError(
-            f"{file} can't be made of a {type(model).__name__}; only backbones (TimeSformer) are "
-            "exported."
+            f"{file} can't be made of a {type(model).__name__}; only backbones are exported."
         )
     spec = model.input_spec
     shape = (num_frames or spec.num_frames, pixels or spec.pixels, pixels or spec.pixels)
@@ -100,7 +99,7 @@ def refuse(file: Path) -> None:
 class _PixelsToTokens(nn.Module):
     """What is exported: input statistics and backbone."""
 
-    def __init__(self, model: TimeSformer) -> None:
+    def __init__(self, model: Backbone) -> None:
         super().__init__()
         self.model = model
 
@@ -109,16 +108,16 @@ class _PixelsToTokens(nn.Module):
         return tokens[:, 0], tokens  # the same as `forward` gives, for every kind of attention
 
 
-def _refuse_model(model: TimeSformer, shape: tuple[int, int, int], file: Path) -> None:
+def _refuse_model(model: Backbone, shape: tuple[int, int, int], file: Path) -> None:
     config = model.config
     if config.in_channels != 3:
         raise ConfigError(
             f"Exports take RGB frames, but this model wants {config.in_channels} channels."
         )
-    if shape[0] < 1 or shape[1] < 1 or shape[1] % config.patch_pixels:
+    if shape[0] < 1 or shape[1] < 1 or shape[1] % model.patch_pixels:
         raise ConfigError(
             f"A clip of {shape[0]} frames of {shape[1]} pixels can't be exported; at least one "
-            f"frame is needed, and a multiple of the patch size {config.patch_pixels}."
+            f"frame is needed, and a multiple of the patch size {model.patch_pixels}."
         )
     num_bytes = sum(parameter.numel() * 4 for parameter in model.parameters())
     if file.suffix == ".onnx" and num_bytes > ONNX_BYTES:
@@ -128,15 +127,16 @@ def _refuse_model(model: TimeSformer, shape: tuple[int, int, int], file: Path) -
         )
 
 
-def _facts(model: TimeSformer, shape: tuple[int, int, int]) -> dict[str, str]:
+def _facts(model: Backbone, shape: tuple[int, int, int]) -> dict[str, str]:
     """What a user of the file should know, as its metadata."""
     frames, height, width = shape
     return {
-        "description": "Video transformer for endoscopy, exported by endofm. Not a medical device.",
+        "description": f"{type(model).__name__} for endoscopy video, exported by endofm. Not a "
+        "medical device.",
         "input": f"frames: uint8 RGB [batch, {frames}, {height}, {width}, 3], as decoded; the "
         "graph normalizes them. Any batch; other frame counts and sizes need another export.",
         "outputs": "feature: float32 [batch, width]; tokens: float32 [batch, 1 + patches, width], "
-        "the class token (= feature) first, then patches by row, column, frame.",
+        "the class token (or mean; = feature) first, then patches by row, column, frame.",
         "settings": json.dumps(dataclasses.asdict(model.config)),
         "statistics": json.dumps({"mean": model.input_spec.mean, "std": model.input_spec.std}),
     }

@@ -22,14 +22,17 @@ from endofm.errors import ConfigError, WeightsError
 from endofm.hub.card import write_card
 from endofm.models.adapters import has_adapters
 from endofm.models.input import InputSpec
-from endofm.models.registry import build_timesformer
+from endofm.models.registry import build_rpa3d, build_stfm, build_timesformer, build_vipttnet
 from endofm.models.released_segmentation import (
     ReleasedInput,
     ReleasedSegmentation,
     ReleasedSegmentationConfig,
     build_released_segmentation,
 )
+from endofm.models.rpa3d import RPA3D
+from endofm.models.stfm import STFM
 from endofm.models.timesformer import TimeSformer
+from endofm.models.vipttnet import ViPTTNet
 from endofm.models.weights import load_backbone_weights, read_tensors
 
 FORMAT = 1
@@ -57,6 +60,9 @@ class Architecture:
 
 ARCHITECTURES = {
     "timesformer": Architecture(TimeSformer, build_timesformer, InputSpec, "tokens"),
+    "rpa3d": Architecture(RPA3D, build_rpa3d, InputSpec, "tokens"),
+    "stfm": Architecture(STFM, build_stfm, InputSpec, "tokens"),
+    "vipttnet": Architecture(ViPTTNet, build_vipttnet, InputSpec, "tokens"),
     "released_segmentation": Architecture(
         ReleasedSegmentation,
         lambda **settings: build_released_segmentation(ReleasedSegmentationConfig(**settings)),
@@ -67,7 +73,7 @@ ARCHITECTURES = {
 
 
 def save(folder: Path, model: Any, spec: InputSpec, provenance: Mapping[str, Any]) -> None:
-    """Write a model folder of a `TimeSformer` or a `ReleasedSegmentation`.
+    """Write a model folder of a backbone or a `ReleasedSegmentation`.
 
     It is there whole or not at all, and replaces an older one.
 
@@ -117,7 +123,7 @@ def refuse_taken(folder: Path) -> None:
 def load(folder: str | Path) -> Any:
     """The model in a model folder, in evaluation mode, with its `input_spec`.
 
-    A `ReleasedSegmentation` where the folder holds one, else a `TimeSformer`: `model(clip)` gives
+    A `ReleasedSegmentation` where the folder holds one, else a backbone: `model(clip)` gives
     `[B, D]` for a clip `[B, 3, T, H, W]`, `model.tokens(clip)` all tokens `[B, 1 + N, D]`;
     `model.input_spec.normalize(frames)` makes a clip of uint8 frames. Raises `WeightsError` if a
     file is missing or broken, or the reference output does not come out.

@@ -21,7 +21,7 @@ class Found:
     """A model, and where it is from."""
 
     model: Any
-    """A `TimeSformer` or a `ReleasedSegmentation`, with its `input_spec`."""
+    """A backbone or a `ReleasedSegmentation`, with its `input_spec`."""
     report: LoadReport
     """What became of every tensor."""
     provenance: dict[str, str]
@@ -40,11 +40,12 @@ def load(
 ) -> Any:
     """The model in a folder, a weight file, `timm:NAME` or `owner/name` on the Hugging Face Hub.
 
-    A `TimeSformer` in evaluation mode with its `input_spec`: `model(clip)` gives `[B, D]` for a
-    clip `[B, C, T, H, W]`, `model.tokens(clip)` all tokens. Endo-FM's segmentation file alone gives
-    a `ReleasedSegmentation`. `which` chooses the network of files that hold student and teacher,
-    `revision` a branch, tag or commit on the Hub. What weight files don't tell follows the kind of
-    file (heads of 64, eps 1e-6, its normalization) unless given. Raises `WeightsError`.
+    A backbone in evaluation mode with its `input_spec` (of weight files a `TimeSformer`, of folders
+    what they hold): `model(clip)` gives `[B, D]` for a clip `[B, C, T, H, W]`, `model.tokens(clip)`
+    all tokens. Endo-FM's segmentation file alone gives a `ReleasedSegmentation`. `which` chooses
+    the network of files that hold student and teacher, `revision` a branch, tag or commit on the
+    Hub. What weight files don't tell follows the kind of file (heads of 64, eps 1e-6, its
+    normalization) unless given. Raises `WeightsError`.
     """
     options = LoadOptions(num_heads, layer_norm_eps, mean, std)
     return find(source, which, revision, options).model

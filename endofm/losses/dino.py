@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from endofm.processes import num_processes, sum_over_processes
+from endofm.processes import join_over_processes, num_processes, sum_over_processes
 
 
 class DinoLoss(NamedTuple):
@@ -73,8 +73,10 @@ def koleo_loss(features: Tensor) -> Tensor:
     """Kozachenko-Leonenko regulariser: spreads the features [B, D] of a batch on the sphere.
 
     Minus the mean logarithm of the distance to the nearest neighbour, after L2 normalisation
-    (Sablayrolles et al., ICLR 2019; DINOv2, section 4). Zero for a single clip.
+    (Sablayrolles et al., ICLR 2019; DINOv2, section 4). The batch is that of all processes, on each
+    of them. Zero for a single clip.
     """
+    features = join_over_processes(features)
     if len(features) < 2:
         return features.sum() * 0
     unit = F.normalize(features.float(), dim=-1)

@@ -36,6 +36,8 @@ class Sample:
     """Its class; a tuple for several labels, or none, at once."""
     probabilities: tuple[float, ...]
     """One for each class, in order."""
+    alphas: tuple[float, ...] = ()
+    """Evidence and prior for each class, where the head tells them."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class MultiClass:
             "accuracy": float(_ratio(hits.sum(), weights.sum())),
             "balanced_accuracy": float(per_class["recall"][has_samples].mean()),
             "macro_auc": float(per_class["auc"].mean()),
+            "kappa": cohens_kappa(confusion),
             "calibration_error": calibration_error(
                 self.confidence, self.predicted == self.truth, weights
             ),
@@ -152,6 +155,7 @@ class MultiClass:
         """Why figures are not defined, by name."""
         confusion = self.confusion(np.ones(len(self.truth)))
         reasons = _reasons(self.classes, confusion.sum(1), confusion.sum(0), len(self.truth))
+        reasons["kappa"] = "every sample is, and is told to be, of one class"
         if self.positive is not None:
             for name in ("precision", "recall", "f1", "auc"):
                 reasons[name] = reasons.get(f"{name}/{self.positive}", "")
@@ -249,6 +253,18 @@ def calibration_error(
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights * (is_right - confidence), CALIBRATION_BINS)
     return float(_ratio(np.abs(gaps).sum(), weights.sum()))
+
+
+def cohens_kappa(confusion: Counts) -> float:
+    """Agreement beyond chance of true and predicted classes, [K, K] counts; 1: all right.
+
+    Unweighted: every error counts alike (Cohen, Educ. Psychol. Meas. 1960). NaN where chance alone
+    would agree always: all samples are, and are told to be, of one class.
+    """
+    num = confusion.sum()
+    observed = _ratio(np.trace(confusion), num)
+    by_chance = _ratio(confusion.sum(0) @ confusion.sum(1), num**2)
+    return float(_ratio(observed - by_chance, 1 - by_chance))
 
 
 def _per_class(hits: Counts, true: Counts, predicted: Counts) -> dict[str, Floats]:

@@ -9,7 +9,7 @@ from torch import nn
 from endofm.errors import ConfigError, WeightsError
 from endofm.models.image_weights import image_of_file, load_image_weights
 from endofm.models.layouts import recognize
-from endofm.models.registry import create_model
+from endofm.models.registry import create_model, list_models
 from endofm.models.timesformer import TimeSformer
 from endofm.models.weights import load_backbone_weights, read_checkpoint
 
@@ -26,8 +26,6 @@ class ModelConfig:
     """Time then space, all tokens at once, or every frame alone."""
     patch_pixels: int = 16
     """Side of a square patch."""
-    num_frames: int = 8
-    """Slots of the time embedding; other frame counts resize it."""
     drop_path: float = 0.1
     """Chance of dropping a branch of the last block in training; rises linearly from 0."""
     position_resize: Literal["nearest", "smooth"] = "nearest"
@@ -38,28 +36,33 @@ class ModelConfig:
     """Weights to start from: a file of a video or image transformer, or `timm:NAME`."""
 
 
-def build_backbone(config: ModelConfig, image_pixels: int) -> TimeSformer:
-    """The backbone with random weights; its position embedding is made for `image_pixels`."""
+def build_backbone(config: ModelConfig, image_pixels: int, num_frames: int) -> TimeSformer:
+    """The backbone with random weights.
+
+    Its position embedding is made for `image_pixels`, its time embedding for `num_frames`; clips of
+    other sizes resize them.
+    """
+    if config.name in list_models() and not config.name.startswith("timesformer_"):
+        raise ConfigError(
+            f"model.name {config.name} is no video transformer; pretrain one of those."
+        )
     model = create_model(
         config.name,
         attention=config.attention,
         patch_pixels=config.patch_pixels,
         image_pixels=image_pixels,
-        num_frames=config.num_frames,
+        num_frames=num_frames,
         drop_path=config.drop_path,
         position_resize=config.position_resize,
         gradient_checkpointing=config.gradient_checkpointing,
     )
-    if not isinstance(model, TimeSformer):
-        raise ConfigError(
-            f"model.name {config.name} is no video transformer; pretrain one of those."
-        )
+    assert isinstance(model, TimeSformer)
     return model
 
 
-def initialize(backbone: TimeSformer, head: nn.Module, source: str) -> str:
-    """Load `source` into the backbone, and its projection head if it has one; what was done, in
-    words.
+def initialize(backbone: TimeSformer, head: nn.Module | None, source: str) -> str:
+    """Load `source` into the backbone, and its projection head if it has one and `head` is to start
+    from it; what was done, in words.
 
     Raises `WeightsError` if the weights don't fit: nothing is loaded in part.
     """
@@ -74,6 +77,8 @@ def initialize(backbone: TimeSformer, head: nn.Module, source: str) -> str:
         report = load_image_weights(backbone, image_of_file(found, str(path)))
         return f"Spatial weights start from the image weights {path.name}; {report}."
     load_backbone_weights(backbone, found.tensors)
+    if head is None:
+        return f"The backbone starts from {path.name}."
     own = head.state_dict()
     given = {
         name.removeprefix("head."): tensor

@@ -53,7 +53,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, fused."""
+    """Multi-head self-attention by the fastest kernel of the device."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -63,37 +63,67 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:  # [B, N, D] -> [B, N, D]
         """Every token gathers from all tokens of its sequence."""
-        query, key, value = self._query_key_value(tokens)
-        gathered = gather(query, key, value)
-        out: Tensor = self.proj(rearrange(gathered, "b heads n d -> b n (heads d)"))
+        out: Tensor = self.proj(self.gather(self.qkv(tokens)))
         return out
 
-    def maps(self, tokens: Tensor) -> Tensor:  # [B, N, D] -> [B, heads, N, N]
+    def gather(self, qkv: Tensor, num_queries: int | None = None) -> Tensor:
+        """What lies between the two linear layers: [B, N, 3 D] -> [B, N, D].
+
+        Or [B, num_queries, D], for the first tokens only.
+        """
+        query, key, value = self._heads(qkv)
+        gathered = attend(query[:, :, :num_queries], key, value)
+        return rearrange(gathered, "b heads n d -> b n (heads d)")
+
+    def maps(self, qkv: Tensor) -> Tensor:  # [B, N, 3 D] -> [B, heads, N, N]
         """What the fused kernel doesn't show: the weight each token (row) gives to each other."""
-        query, key, _ = self._query_key_value(tokens)
+        query, key, _ = self._heads(qkv)
         scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
         return scores.softmax(dim=-1)
 
-    def _query_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = rearrange(
-            self.qkv(tokens),
-            "b n (three heads d) -> three b heads n d",
-            three=3,
-            heads=self.num_heads,
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        heads = rearrange(
+            qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads
         )
-        return qkv[0], qkv[1], qkv[2]
+        return heads[0], heads[1], heads[2]
 
 
-def gather(query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # [B, heads, N, D] each
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # [B, heads, N, D] each
     """Attention by the fastest kernel of the device.
 
     Fused (memory linear in N) on a GPU. On a CPU the fused kernel is the slower one for sequences
-    of middling length, several times so in the backward pass, and two products are taken there.
+    of middling length, in bfloat16 for short ones too, several times so in the backward pass; two
+    products are taken there.
     """
-    if query.device.type == "cpu" and query.shape[-2] in PRODUCTS_ON_CPU:
+    length = key.shape[-2]
+    if query.device.type == "cpu" and (
+        length in PRODUCTS_ON_CPU
+        or (query.dtype == torch.bfloat16 and length < PRODUCTS_ON_CPU.start)
+    ):
         scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
         return scores.softmax(dim=-1) @ value
     return F.scaled_dot_product_attention(query, key, value)
+
+
+class DropPath(nn.Module):
+    """Drops updates of whole sequences in training, and scales up the others to make up for it.
+
+    Huang et al.: Deep Networks with Stochastic Depth (ECCV 2016).
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything can be dropped now."""
+        return self.training and self.drop_prob > 0
+
+    def draw(self, num_sequences: int, like: Tensor) -> Tensor:  # [num_sequences, 1]
+        """What the sequences' updates are to be multiplied by: 0, or 1 / (1 - drop_prob)."""
+        kept = 1 - self.drop_prob
+        return like.new_empty(num_sequences, 1).bernoulli_(kept).div_(kept)
 
 
 class Mlp(nn.Module):

@@ -27,7 +27,7 @@ def check_model(model: object) -> None:
     """Raise `ConfigError` for what is no backbone of clips, and for one that can't be shown RGB."""
     if not isinstance(model, TimeSformer):
         raise ConfigError(
-            f"A {type(model).__name__} gives no features of clips; load a backbone (a TimeSformer)."
+            f"A {type(model).__name__} gives no features of clips here; load a TimeSformer."
         )
     channels = model.config.in_channels
     if channels != 3:

@@ -18,6 +18,7 @@ from endofm.errors import ConfigError
 from endofm.models.hybrid_stem import CHANNELS, HybridStem
 from endofm.models.input import InputSpec
 from endofm.models.layers import Resize, resize_positions
+from endofm.models.packing import Extent, as_tokens, from_tokens
 from endofm.models.timesformer import TimeSformer, TimeSformerConfig
 
 STRIDE = 16
@@ -172,8 +173,11 @@ class ReleasedSegmentation(nn.Module):
         batch, _, num_frames, _, _ = clip.shape
         features, skips = self.stem(rearrange(clip, "b c t h w -> (b t) c h w"))
         tokens = self.embed(self.patch_embed(features), batch)
+        table = from_tokens([tokens])
+        extent = Extent(batch, num_frames, (tokens.shape[1] - 1) // num_frames)
         for block in self.blocks:
-            tokens = block(tokens, num_frames)
+            table = block(table, [extent])
+        (tokens,) = as_tokens(table, [extent])
         rows = features.shape[2]
         coarse = rearrange(
             self.norm(tokens)[:, 1:], "b (h w t) d -> (b t) d h w", h=rows, t=num_frames

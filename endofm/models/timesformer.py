@@ -8,12 +8,12 @@ Shapes: B clips, T frames, C channels, H W pixels, h w patches, N = h w T tokens
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import torch
 from einops import rearrange, reduce, repeat
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,11 +21,22 @@ from endofm.errors import ConfigError
 from endofm.models.input import InputSpec
 from endofm.models.layers import (
     Attention,
+    DropPath,
     Mlp,
     PatchEmbed,
     Resize,
     resize_positions,
     resize_times,
+)
+from endofm.models.packing import (
+    Extent,
+    Extents,
+    as_tokens,
+    from_tokens,
+    halves,
+    in_packs,
+    pack,
+    parts,
 )
 
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
@@ -69,7 +80,7 @@ class TimeSformerConfig:
     position_resize: Resize = "nearest"
     """How embeddings fit other sizes: nearest as published weights need, or bicubic and linear."""
     gradient_checkpointing: bool = False
-    """Recompute blocks in the backward pass: less memory, more time, the same numbers."""
+    """Recompute blocks in the backward pass: less memory, more time, the same mathematics."""
 
     def __post_init__(self) -> None:
         for name in COUNTS:
@@ -106,7 +117,7 @@ class TimeSformerConfig:
 
 
 class Block(nn.Module):
-    """One attention over all tokens it is given, then the MLP."""
+    """Attention of every class token with its patches, then the MLP, on a table of tokens."""
 
     def __init__(self, config: TimeSformerConfig, drop_path: float) -> None:
         super().__init__()
@@ -118,28 +129,68 @@ class Block(nn.Module):
         self.adapters = nn.ModuleDict()
         """By the half of the block they come before; `add_st_adapters` fills it."""
 
-    def forward(self, tokens: Tensor, num_frames: int) -> Tensor:
-        """[B, 1 + N, D], updated; `num_frames` says how many frames lie in N."""
-        tokens = self.attend(self.adapt("attention", tokens, num_frames), num_frames)
-        tokens = self.adapt("mlp", tokens, num_frames)
-        updated: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+    def forward(self, table: Tensor, extents: Extents, only_class: bool = False) -> Tensor:
+        """[R, D], updated; with `only_class` just its class tokens, [S, D], for less work."""
+        table = self.attend(self.adapt("attention", table, extents), extents, only_class)
+        table = self.adapt("mlp", table, extents)
+        update = self.mlp(self.norm2(table))
+        if self.drop_path.acts:  # on whole clips
+            kept = [self.drop_path.draw(extent.class_rows, update) for extent in extents]
+            lengths = [0 if only_class else e.patch_rows // e.class_rows for e in extents]
+            spread = [k.repeat_interleave(n, 0) for k, n in zip(kept, lengths, strict=True)]
+            update = update * pack(kept, spread)
+        updated: Tensor = table + update
         return updated
 
-    def attend(self, tokens: Tensor, num_frames: int) -> Tensor:
+    def attend(self, table: Tensor, extents: Extents, only_class: bool) -> Tensor:
         """The attention half of the block."""
-        updated: Tensor = tokens + self.drop_path(self.attn(self.norm1(tokens)))
-        return updated
+        return self.attend_in_space(table, extents, only_class)
 
-    def adapt(self, half: str, tokens: Tensor, num_frames: int) -> Tensor:
+    def attend_in_space(self, table: Tensor, extents: Extents, only_class: bool) -> Tensor:
+        """Each frame over its patches and a copy of the class token; the copies are averaged.
+
+        Frames are those of `frames_of`. In training, whole frames drop out.
+        """
+        qkv, times = self.attn.qkv(self.norm1(table)), [self.frames_of(e) for e in extents]
+        of_class, of_patches, framed = [], [], []
+        for (one, patches), t in zip(parts(qkv, extents), times, strict=True):
+            frames = as_frames(one, patches, t)
+            gathered = self.attn.gather(frames, num_queries=1 if only_class else None)
+            framed.append(Extent(gathered.shape[0], 1, gathered.shape[1] - 1))
+            first, rest = torch.split(gathered, [1, framed[-1].places], dim=1)
+            of_class.append(first[:, 0])
+            of_patches.append(rearrange(rest, "(s t) n d -> (s n t) d", t=t))
+        update = self.attn.proj(pack(of_class, of_patches))
+        if self.drop_path.acts:
+            kept = [self.drop_path.draw(extent.clips, update) for extent in framed]
+            spread = [
+                repeat(k, "(s t) 1 -> (s n t) 1", t=t, n=extent.places)
+                for k, t, extent in zip(kept, times, framed, strict=True)
+            ]
+            update = update * pack(kept, spread)
+        copies = [one for one, _ in parts(update, framed)]
+        means = [
+            reduce(c, "(s t) d -> s d", "mean", t=t) for c, t in zip(copies, times, strict=True)
+        ]
+        if only_class:
+            return halves(table, extents)[0] + torch.cat(means)
+        return table + pack(means, [halves(update, framed)[1]])
+
+    def frames_of(self, extent: Extent) -> int:
+        """How many parts a class token's patches are attended to in."""
+        return 1
+
+    def adapt(self, half: str, table: Tensor, extents: Extents) -> Tensor:
         """The tokens through the adapter before the `attention` or the `mlp`, if there is one."""
         if half not in self.adapters:
-            return tokens
-        adapted: Tensor = self.adapters[half](tokens, num_frames)
-        return adapted
+            return table
+        tokens = zip(as_tokens(table, extents), extents, strict=True)
+        return from_tokens([self.adapters[half](one, extent.num_frames) for one, extent in tokens])
 
-    def attention_maps(self, tokens: Tensor, num_frames: int) -> Tensor:
-        """The block's attention, made visible: [B, heads, 1 + N, 1 + N]."""
-        return self.attn.maps(self.norm1(tokens))
+    def attention_maps(self, table: Tensor, extent: Extent) -> Tensor:
+        """The attention of clips, made visible: [S T, heads, 1 + n, 1 + n], T by `frames_of`."""
+        ((of_class, of_patches),) = parts(self.attn.qkv(self.norm1(table)), [extent])
+        return self.attn.maps(as_frames(of_class, of_patches, self.frames_of(extent)))
 
 
 class DividedBlock(Block):
@@ -151,40 +202,47 @@ class DividedBlock(Block):
         self.temporal_attn = Attention(config.width, config.num_heads)
         self.temporal_fc = nn.Linear(config.width, config.width)
 
-    def attend(self, tokens: Tensor, num_frames: int) -> Tensor:
-        """Time, then space. In training, whole sequences and frames drop out, each on its own."""
-        tokens = self.attend_in_time(tokens, num_frames)
-        return self.attend_in_space(tokens, num_frames)
+    def attend(self, table: Tensor, extents: Extents, only_class: bool) -> Tensor:
+        """Time, then space."""
+        return self.attend_in_space(self.attend_in_time(table, extents), extents, only_class)
 
-    def attend_in_time(self, tokens: Tensor, num_frames: int) -> Tensor:
+    def attend_in_time(self, table: Tensor, extents: Extents) -> Tensor:
         """Each place (h, w) over its frames; the class token takes no part.
 
-        `temporal_fc` comes after drop path: a dropped sequence still gets its bias (as released).
+        In training, whole sequences drop out. `temporal_fc` comes after drop path: a dropped
+        sequence still gets its bias (as released).
         """
-        of_class, patches = tokens[:, :1], tokens[:, 1:]
-        sequences = rearrange(self.temporal_norm1(patches), "b (n t) d -> (b n) t d", t=num_frames)
-        update = self.drop_path(self.temporal_attn(sequences))
-        update = rearrange(update, "(b n) t d -> b (n t) d", b=tokens.shape[0])
-        return torch.cat([of_class, patches + self.temporal_fc(update)], dim=1)
+        of_class, patches = halves(table, extents)
+        qkv = self.temporal_attn.qkv(self.temporal_norm1(patches))
+        pieces = torch.split(qkv, [extent.patch_rows for extent in extents])
+        sequences = [
+            rearrange(piece, "(sequences t) d -> sequences t d", t=extent.num_frames)
+            for piece, extent in zip(pieces, extents, strict=True)
+        ]
+        gathered = [self.temporal_attn.gather(one).flatten(0, 1) for one in sequences]
+        update = self.temporal_attn.proj(torch.cat(gathered))
+        if self.drop_path.acts:
+            kept = [
+                self.drop_path.draw(one.shape[0], update).repeat_interleave(one.shape[1], 0)
+                for one in sequences
+            ]
+            update = update * torch.cat(kept)
+        return pack([of_class], [patches + self.temporal_fc(update)])
 
-    def attend_in_space(self, tokens: Tensor, num_frames: int) -> Tensor:
-        """Each frame over its patches and a copy of the class token; the copies are averaged."""
-        frames = self._frames(tokens, num_frames)
-        update = self.drop_path(self.attn(self.norm1(frames)))
-        of_class = reduce(update[:, :1], "(b t) one d -> b one d", "mean", t=num_frames)
-        of_patches = rearrange(update[:, 1:], "(b t) n d -> b (n t) d", t=num_frames)
-        return tokens + torch.cat([of_class, of_patches], dim=1)
+    def frames_of(self, extent: Extent) -> int:
+        """The clip's frames."""
+        return extent.num_frames
 
-    def attention_maps(self, tokens: Tensor, num_frames: int) -> Tensor:
+    def attention_maps(self, table: Tensor, extent: Extent) -> Tensor:
         """Attention of every frame after the temporal half: [B T, heads, 1 + h w, 1 + h w]."""
-        tokens = self.attend_in_time(tokens, num_frames)
-        return self.attn.maps(self.norm1(self._frames(tokens, num_frames)))
+        return super().attention_maps(self.attend_in_time(table, [extent]), extent)
 
-    @staticmethod
-    def _frames(tokens: Tensor, num_frames: int) -> Tensor:  # [B, 1 + N, D] -> [B T, 1 + h w, D]
-        of_class = repeat(tokens[:, :1], "b one d -> (b t) one d", t=num_frames)
-        patches = rearrange(tokens[:, 1:], "b (n t) d -> (b t) n d", t=num_frames)
-        return torch.cat([of_class, patches], dim=1)
+
+def as_frames(of_class: Tensor, of_patches: Tensor, num_frames: int) -> Tensor:
+    """Frames with a copy of their class token: [S, D] and [S n T, D] -> [S T, 1 + n, D]."""
+    copies = repeat(of_class, "s d -> (s t) 1 d", t=num_frames)
+    patches = rearrange(of_patches, "(s n t) d -> (s t) n d", s=of_class.shape[0], t=num_frames)
+    return torch.cat([copies, patches], dim=1)
 
 
 class TimeSformer(nn.Module):
@@ -228,20 +286,34 @@ class TimeSformer(nn.Module):
         """The same as `width`, under timm's name."""
         return self.config.width
 
-    def forward(self, clip: Tensor) -> Tensor:  # [B, C, T, H, W] -> [B, D]
-        """The clip's feature: the class token after the last norm.
+    def forward(self, *clips: Tensor) -> Tensor:  # [B, C, T, H, W] each -> [all B, D]
+        """The clips' features, in order: the class tokens after the last norm.
 
-        With `space_only` the frames' class tokens are averaged before that norm.
+        Clips of several shapes, given together, share the matrix products; with gradient
+        checkpointing as far as memory for the largest lasts. With `space_only` the frames' class
+        tokens are averaged before the last norm.
         """
-        of_class = self._encode(clip)[:, 0]
+        packs = in_packs(clips) if self._recomputes else [clips]
+        return torch.cat([self._features(pack) for pack in packs])
+
+    def _features(self, clips: Sequence[Tensor]) -> Tensor:
+        table, extents = self.embed(*clips)
+        of_class = self._encode(table, extents, only_class=True)
         if self.config.attention == "space_only":
-            of_class = reduce(of_class, "(b t) d -> b d", "mean", b=clip.shape[0])
+            pieces = torch.split(of_class, [extent.class_rows for extent in extents])
+            of_class = torch.cat(
+                [
+                    reduce(piece, "(b t) d -> b d", "mean", b=extent.clips)
+                    for piece, extent in zip(pieces, extents, strict=True)
+                ]
+            )
         feature: Tensor = self.norm(of_class)
         return feature
 
     def tokens(self, clip: Tensor) -> Tensor:  # [B, C, T, H, W] -> [B, 1 + N, D]
         """All tokens after the last norm: what `forward` gives, then the patches as (h w t)."""
-        encoded = self._encode(clip)
+        table, extents = self.embed(clip)
+        (encoded,) = as_tokens(self._encode(table, extents), extents)
         if self.config.attention == "space_only":
             batch = clip.shape[0]
             of_class = reduce(encoded[:, :1], "(b t) one d -> b one d", "mean", b=batch)
@@ -256,39 +328,50 @@ class TimeSformer(nn.Module):
         [B T, heads, 1 + h w, 1 + h w], frame by frame, the class token first; with
         `joint_space_time` over all tokens of a clip, [B, heads, 1 + N, 1 + N].
         """
-        tokens = self.embed(clip)
-        num_frames = clip.shape[2]
+        table, extents = self.embed(clip)
         for block in self.blocks[:-1]:
-            tokens = block(tokens, num_frames)
+            table = block(table, extents)
         last = cast(Block, self.blocks[-1])
-        return last.attention_maps(last.adapt("attention", tokens, num_frames), num_frames)
+        return last.attention_maps(last.adapt("attention", table, extents), extents[0])
 
-    def embed(self, clip: Tensor) -> Tensor:  # [B, C, T, H, W] -> [B, 1 + N, D]
-        """What enters the first block; with `space_only` each frame is a row: [B T, 1 + h w, D]."""
+    def embed(self, *clips: Tensor) -> tuple[Tensor, list[Extent]]:
+        """What enters the first block: a table of all tokens, and the clips' places in it."""
+        pairs = [self._embed(clip) for clip in clips]
+        table = pack([of_class for of_class, _, _ in pairs], [patches for _, patches, _ in pairs])
+        return table, [extent for _, _, extent in pairs]
+
+    def _embed(self, clip: Tensor) -> tuple[Tensor, Tensor, Extent]:
         patches = self.patch_embed(clip)
         batch, num_frames, rows, columns, _ = patches.shape
-        how = self.config.position_resize
+        how, apart = self.config.position_resize, self.config.attention == "space_only"
         positions = resize_positions(self.pos_embed, self.config.grid, (rows, columns), how)
         frames = rearrange(patches, "b t h w d -> b t (h w) d") + positions[:, 1:]
-        of_class = self.cls_token + positions[:, :1]
-        if self.config.attention == "space_only":
-            of_class = of_class.expand(batch * num_frames, -1, -1)
-            return torch.cat([of_class, rearrange(frames, "b t n d -> (b t) n d")], dim=1)
-        times = resize_times(self.time_embed, num_frames, how)
-        timed = rearrange(frames, "b t n d -> b n t d") + times
-        of_class = of_class.expand(batch, -1, -1)
-        return torch.cat([of_class, rearrange(timed, "b n t d -> b (n t) d")], dim=1)
+        extent = Extent(batch, num_frames, rows * columns, apart)
+        of_class = (self.cls_token + positions[:, :1])[0].expand(extent.class_rows, -1)
+        if apart:
+            return of_class, frames.flatten(0, 2), extent
+        timed = rearrange(frames, "b t n d -> b n t d")
+        timed = timed + resize_times(self.time_embed, num_frames, how)
+        return of_class, timed.flatten(0, 2), extent
 
-    def _encode(self, clip: Tensor) -> Tensor:  # before the last norm, laid out as `embed` does
-        tokens = self.embed(clip)
-        num_frames = clip.shape[2]
-        recompute = self.config.gradient_checkpointing and torch.is_grad_enabled()
+    def _encode(self, table: Tensor, extents: Extents, only_class: bool = False) -> Tensor:
+        """The table before the last norm, or its class tokens.
+
+        The last block spares itself what only patches gain from, unless an adapter wants them.
+        """
         for block in self.blocks:
-            if recompute:
-                tokens = cast(Tensor, checkpoint(block, tokens, num_frames, use_reentrant=False))
+            last = only_class and block is self.blocks[-1] and not block.adapters
+            if self._recomputes:
+                table = cast(Tensor, checkpoint(block, table, extents, last, use_reentrant=False))
             else:
-                tokens = block(tokens, num_frames)
-        return tokens
+                table = block(table, extents, last)
+        if only_class and self.blocks[-1].adapters:
+            return halves(table, extents)[0]
+        return table
+
+    @property
+    def _recomputes(self) -> bool:
+        return self.config.gradient_checkpointing and torch.is_grad_enabled()
 
     def _initialise(self) -> None:
         for module in self.modules():

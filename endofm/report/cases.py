@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from endofm.metrics.segmentation import dice
+from endofm.report.curves import reject_curve
 from endofm.report.drawing import grid, legend
 from endofm.report.html import Bold, Heading, Listing, Picture, Section, Table, Text, write_page
 from endofm.report.result_folders import PROBABILITY, Row, SeedResult
@@ -79,6 +80,11 @@ def result_sections(result: SeedResult, shown: Sequence[Shown] = ()) -> list[Sec
         rows = [[case.sequence, case.note, f"{case.score:.2f}"] for case in one.cases]
         sections += [Heading(one.heading), Picture(f"{one.heading}, {_by(result)}.", one.sheet)]
         sections += [Table("In the order of the pictures", ("", "", "score"), rows)]
+    if details.get("rejects"):
+        points = [(one["rejected"], one["accuracy"]) for one in details["rejects"]["curve"]]
+        caption = "Accuracy of the other test samples when a share is rejected, the least certain "
+        caption += f"first (by: {details['rejects']['by']})."
+        sections += [Heading("Rejecting"), Picture(caption, reject_curve(points))]
     if details.get("confusion"):
         sections += [Heading("Confusion"), _confusion(result.classes, details["confusion"])]
     for name, key in (("classes", "per_class"), ("sequences", "per_sequence")):

@@ -24,6 +24,8 @@ PANELS = {
     "marginal_entropy": "marginal entropy",
     "feature_std": "feature spread",
     "rankme": "effective rank",
+    "knn_accuracy": "k-NN accuracy",
+    "gradient_norm": "gradient norm",
 }
 """Columns of metrics.jsonl that are drawn, and how their panels are called."""
 
@@ -68,13 +70,27 @@ def loss_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """
     with mpl.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-        figure = Figure(figsize=(10, 4.7), layout=layout)
+        figure = Figure(figsize=(12, 4.7), layout=layout)
         panels = figure.subplots(2, len(PANELS) // 2).flat
         for panel, (key, title) in zip(panels, PANELS.items(), strict=True):
             _draw(panel, key, title, runs)
         figure.supxlabel("step", x=0.99, horizontalalignment="right", fontsize=9)
         if len(runs) > 1:
             _name_runs(figure, list(runs))
+        return _svg(figure)
+
+
+def reject_curve(points: Sequence[tuple[float, float]]) -> str:
+    """An inline SVG of (share rejected, accuracy of the rest), both from 0 to 1."""
+    shares, accuracies = zip(*points, strict=True)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.patch.set_visible(False)
+        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+        axes.plot(shares, accuracies, color=_color(0), lw=1.4, marker="o", ms=2.5)
+        axes.set(xlabel="share rejected", ylabel="accuracy of the rest")
         return _svg(figure)
 
 

@@ -51,7 +51,10 @@ NUMBERS = {
     "loss": ("loss", "{:.4f}"),
     "learning_rate": ("learning rate", "{:.2e}"),
     "clips_per_second": ("clips a second", "{:.1f}"),
+    "step_seconds": ("seconds a step", "{:.2f}"),
     "data_wait_share": ("time waited for data", "{:.1%}"),
+    "memory_gib": ("most memory of the first process, GiB", "{:.1f}"),
+    "gpu_memory_gib": ("most memory of its GPU, GiB", "{:.1f}"),
     "broken_clips": ("broken clips", "{:.0f}"),
 }
 CURVES = (

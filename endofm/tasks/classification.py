@@ -18,9 +18,11 @@ from endofm.data.labels import Truth, count_classes
 from endofm.data.manifest import Segment
 from endofm.errors import ConfigError
 from endofm.heads.classification import AttentiveHead, LinearHead, Pool
+from endofm.losses.evidential import EvidentialLoss, fuse
 from endofm.metrics.bootstrap import Bootstrap, Value, estimate
-from endofm.metrics.classification import Sample, score_classification
-from endofm.models.timesformer import TimeSformer
+from endofm.metrics.classification import Sample, distinct, score_classification
+from endofm.metrics.evidence import RejectMeasure
+from endofm.models.registry import Backbone
 from endofm.tasks.task import Answer, Figures, Task, TaskConfig, in_order
 
 PRESENT = "present_average_precision"
@@ -36,14 +38,17 @@ class ClassificationOutput:
 
 
 class ClassificationTask(nn.Module):
-    """Backbone, head and loss: cross-entropy, or binary cross-entropy where labels are several."""
+    """Backbone, head and loss: cross-entropy, binary cross-entropy where labels are several, or an
+    evidential loss.
+    """
 
     def __init__(
         self,
-        backbone: TimeSformer,
+        backbone: Backbone,
         head: LinearHead | AttentiveHead,
         several: bool = False,
         class_weights: Sequence[float] = (),
+        evidence: EvidentialLoss | None = None,
     ) -> None:
         """Raises `ConfigError` for another number of weights than of classes."""
         super().__init__()
@@ -55,6 +60,7 @@ class ClassificationTask(nn.Module):
         self.backbone = backbone
         self.head = head
         self.several = several
+        self.evidence = evidence
         weights = torch.tensor(class_weights) if class_weights else None
         self.register_buffer("class_weights", weights, persistent=False)
         self.class_weights: Tensor | None
@@ -69,9 +75,12 @@ class ClassificationTask(nn.Module):
         if self.several:
             total = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=self.class_weights)
             accuracy = ((logits > 0) == (truth > 0.5)).float().mean()
+            return ClassificationOutput(total, accuracy, logits)
+        if self.evidence is not None:
+            total = self.evidence(logits, truth, self.class_weights)
         else:
             total = F.cross_entropy(logits, truth, weight=self.class_weights)
-            accuracy = (logits.argmax(dim=1) == truth).float().mean()
+        accuracy = (logits.argmax(dim=1) == truth).float().mean()
         return ClassificationOutput(total, accuracy, logits)
 
     def logits(self, clip: Tensor) -> Tensor:  # [B, 3, T, H, W] or [B, D] -> [B, K], float32
@@ -98,6 +107,8 @@ class RowAnswer:
     frame: int
     truth: Truth
     probabilities: tuple[float, ...]
+    alphas: tuple[float, ...] = ()
+    """Evidence and prior, of an evidential head."""
 
 
 class Classification(Task):
@@ -115,6 +126,11 @@ class Classification(Task):
         self.positive = positive or None
         self.selects_by = PRESENT if network.several else "macro_f1"
 
+    def begin(self, epoch: float) -> None:
+        """Let an evidential loss draw wrong evidence to none more and more."""
+        if self.network.evidence is not None:
+            self.network.evidence.anneal(epoch)
+
     def clip(self, batch: LabelledBatch) -> Tensor:
         """Normalised frames, or features as they are."""
         return batch.frames if batch.frames.ndim == 2 else super().clip(batch)
@@ -128,8 +144,17 @@ class Classification(Task):
         return {"loss": output.total.detach(), "train_accuracy": output.accuracy}
 
     def predict(self, batch: LabelledBatch) -> list[list[RowAnswer]]:
-        """One record a row: the mean of the probabilities of its views."""
+        """One record a row: the mean of the probabilities of its views, or their evidence fused."""
         logits = self.network.logits(self.clip(batch))
+        evidence = self.network.evidence
+        if evidence is not None:
+            alphas = [
+                fuse(one) for one in torch.split(evidence.alphas(logits).double(), batch.views)
+            ]
+            return [
+                [row_answer(segment, truth, evidence.probabilities(one).tolist(), one.tolist())]
+                for segment, truth, one in zip(batch.segments, batch.truths, alphas, strict=True)
+            ]
         told = logits.sigmoid() if self.network.several else logits.softmax(dim=1)
         rows = torch.split(told.double(), batch.views)
         return [
@@ -148,13 +173,37 @@ class Classification(Task):
         del details["values"]
         if self.network.several:
             values[PRESENT] = present_precision(values)
-        elif unit == "rows":
+            return Figures(values, unit, details)
+        if unit == "rows":
             values |= per_group(rows, bootstrap)
-        return Figures(values, unit, details)
+        figures, details["rejects"] = self._rejects(distinct(samples), bootstrap)
+        return Figures(values | figures, unit, details)
 
     def output(self, clip: Tensor) -> Tensor:
         """Scores [1, K]."""
         return self.network.logits(clip)
+
+    def uncertainty(self, sample: Sample) -> float:
+        """Of an evidential head from its evidence, else 1 - the highest probability."""
+        evidence = self.network.evidence
+        if evidence is None:
+            return 1 - max(sample.probabilities)
+        return float(evidence.uncertainty(torch.tensor(sample.alphas, dtype=torch.float64)))
+
+    def _rejects(
+        self, samples: Sequence[Sample], bootstrap: Bootstrap
+    ) -> tuple[dict[str, Value], dict[str, Any]]:
+        """Figures of an evidential head's uncertainty; of any head the curve for `details`."""
+        uncertainty = np.array([self.uncertainty(sample) for sample in samples])
+        is_right = np.array([int(np.argmax(s.probabilities)) == s.truth for s in samples])
+        measure = RejectMeasure(uncertainty, is_right)
+        curve = [vars(point) for point in measure.curve(np.ones(len(samples)))]
+        if self.network.evidence is None:
+            return {}, {"by": "1 - the highest probability", "curve": curve}
+        whose = "every sample is told " + ("rightly" if is_right.all() else "wrongly")
+        groups = [sample.group for sample in samples]
+        figures = estimate(measure, groups, bootstrap, {"error_auc": whose})
+        return figures, {"by": "uncertainty of the evidence", "curve": curve}
 
     def _targets(self, truths: Sequence[Truth]) -> Tensor:
         if not self.network.several:
@@ -165,7 +214,9 @@ class Classification(Task):
         return targets
 
 
-def row_answer(segment: Segment, truth: Truth, probabilities: Sequence[float]) -> RowAnswer:
+def row_answer(
+    segment: Segment, truth: Truth, probabilities: Sequence[float], alphas: Sequence[float] = ()
+) -> RowAnswer:
     """The record of a row."""
     return RowAnswer(
         segment.path,
@@ -174,12 +225,14 @@ def row_answer(segment: Segment, truth: Truth, probabilities: Sequence[float]) -
         segment.start_frame,
         truth,
         tuple(min(max(p, 0.0), 1.0) for p in probabilities),
+        tuple(alphas),
     )
 
 
 def samples_of(rows: Sequence[RowAnswer]) -> tuple[list[Sample], str]:
     """What is scored: the mean over the rows of each group where all of them have one truth
-    (`groups`), else of each file (`files`), else the rows themselves (`rows`).
+    (`groups`), else of each file (`files`), else the rows themselves (`rows`). Evidence is summed
+    over rows, not averaged.
     """
     distinct = {row.name: row for row in reversed(rows)}.values()
     for unit, key in (("groups", "group"), ("files", "path")):
@@ -189,13 +242,18 @@ def samples_of(rows: Sequence[RowAnswer]) -> tuple[list[Sample], str]:
         if all(len({row.truth for row in whole}) == 1 for whole in wholes.values()):
             return [_mean(name, wholes[name]) for name in sorted(wholes)], unit
     ordered = sorted(distinct, key=lambda row: (row.path, row.frame))
-    return [Sample(row.name, row.group, row.truth, row.probabilities) for row in ordered], "rows"
+    return [
+        Sample(row.name, row.group, row.truth, row.probabilities, row.alphas) for row in ordered
+    ], "rows"
 
 
 def _mean(name: str, rows: Sequence[RowAnswer]) -> Sample:
     ordered = sorted(rows, key=lambda row: row.name)  # so that sums round alike everywhere
-    mean = np.mean([row.probabilities for row in ordered], axis=0).tolist()
-    return Sample(name, rows[0].group, rows[0].truth, tuple(mean))
+    alphas = np.sum([row.alphas for row in ordered], axis=0)
+    told = np.mean([row.probabilities for row in ordered], axis=0)
+    if alphas.size:
+        told = alphas / alphas.sum()
+    return Sample(name, rows[0].group, rows[0].truth, tuple(told.tolist()), tuple(alphas.tolist()))
 
 
 def present_precision(values: Mapping[str, Value]) -> Value:
@@ -222,7 +280,7 @@ def per_group(rows: Sequence[RowAnswer], bootstrap: Bootstrap) -> dict[str, Valu
 
 
 def build_classification(
-    backbone: TimeSformer,
+    backbone: Backbone,
     showing: Showing,
     config: TaskConfig,
     truths: Sequence[Truth] = (),
@@ -241,7 +299,8 @@ def build_classification(
     weights: Sequence[float] = config.class_weights
     if config.balance == "loss" and truths:
         weights = balanced_weights(truths, num_classes, several)
-    network = ClassificationTask(backbone, head, several, weights)
+    evidence = EvidentialLoss(config.evidence) if config.evidence else None
+    network = ClassificationTask(backbone, head, several, weights, evidence)
     return Classification(network, showing, config.positive)
 
 

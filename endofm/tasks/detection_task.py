@@ -110,11 +110,11 @@ def frame_boxes(answers: Iterable[BoxAnswer]) -> tuple[list[FrameBoxes], dict[st
 
 
 def make_detection(model: Encoder, showing: Showing) -> Detection:
-    """A task with a new head; raises `ConfigError` for what is no plain backbone."""
+    """A task with a new head; raises `ConfigError` for what is no video transformer."""
     if not isinstance(model, TimeSformer):
         raise ConfigError(
-            f"A {type(model).__name__} can't be trained for detection; give the weights of a "
-            "plain backbone."
+            f"The {type(model).__name__} can't be trained for detection; give the weights of a "
+            "video transformer."
         )
     config = DetectionConfig(len(showing.classes), video=showing.is_video_detection)
     return Detection(build_detection(model, config), showing)

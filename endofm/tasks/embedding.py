@@ -17,6 +17,7 @@ from endofm.data.stream import Source, open_clips
 from endofm.data.windows import Clip, Sliding
 from endofm.errors import ConfigError
 from endofm.models.outputs import Floats, check_model, compute
+from endofm.models.registry import Backbone
 from endofm.models.timesformer import TimeSformer
 from endofm.tasks.embedding_files import read_embedding, write_embedding
 
@@ -113,7 +114,7 @@ def embed(
     return Embedding(features, bounds[:, 0], bounds[:, 1], patches, maps)
 
 
-def fingerprint(model: TimeSformer) -> str:
+def fingerprint(model: Backbone) -> str:
     """A short name of weights, architecture and input: the same wherever they were loaded from."""
     digest = hashlib.blake2b(f"{model.config} {model.input_spec}".encode(), digest_size=8)
     for name, tensor in sorted(model.state_dict().items()):

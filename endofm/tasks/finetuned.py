@@ -23,7 +23,7 @@ from endofm.data.labelled import DETECTION, LabelledConfig, Showing
 from endofm.data.labels import Truth
 from endofm.errors import ConfigError, EndofmError, WeightsError
 from endofm.hub.folder import ARCHITECTURES, FORMAT, REFERENCE_TOLERANCE, refuse_taken
-from endofm.models.timesformer import TimeSformer
+from endofm.models.registry import Backbone
 from endofm.tasks.classification import build_classification
 from endofm.tasks.detection_task import make_detection
 from endofm.tasks.segmentation_task import make_segmentation
@@ -68,7 +68,7 @@ def build_task(
         return make_segmentation(model, showing, config, reset_head)
     if showing.kind in DETECTION:
         return make_detection(model, showing)
-    if not isinstance(model, TimeSformer):
+    if not isinstance(model, Backbone):
         raise ConfigError(
             f"A {type(model).__name__} can't be trained for {showing.kind}; give the weights of a "
             "plain backbone."
@@ -200,7 +200,7 @@ def _encoder(told: Mapping[str, Any], adapters: Adapters) -> Encoder:
     encoder.input_spec = architecture.input_spec(**_tuples(told["input"]))
     if adapters.method:
         method: Any = adapters.method
-        add_adapters(encoder, TuningConfig(method=method, adapter_width=adapters.width))
+        add_adapters(encoder, TuningConfig(method=method, size=adapters.width))
     found: Encoder = encoder
     return found
 

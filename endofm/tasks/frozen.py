@@ -14,16 +14,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from endofm.data.batches import Batches
 from endofm.data.dataset import Broken
 from endofm.data.labelled import LabelledBatch, join
 from endofm.data.labelled_clips import JudgedClips, Piece
 from endofm.data.labels import Truth, truth_of
-from endofm.data.loader import load
 from endofm.data.manifest import Segment
 from endofm.errors import ConfigError, RunError, VideoError
 from endofm.heads.classification import LinearHead
 from endofm.metrics.representation import knn_votes, linear_model
-from endofm.models.timesformer import TimeSformer
+from endofm.models.registry import Backbone
 from endofm.processes import gather_objects
 from endofm.tasks.classification import Classification, row_answer
 from endofm.tasks.embedding import fingerprint
@@ -76,7 +76,7 @@ class FeatureCache:
         features: dict[str, Tensor] = {}
         broken: dict[str, str] = {}
         on_gpu = accelerator.device.type == "cuda"
-        for batch in load(clips, batches, self.workers, on_gpu, join):
+        for batch in Batches(clips, batches, self.workers, on_gpu, join):
             items = batch.broken if isinstance(batch, LabelledBatch) else batch
             broken |= {item.name: item.reason for item in items}
             if isinstance(batch, LabelledBatch):
@@ -93,7 +93,7 @@ class FeatureCache:
 
 def cache_key(task: Classification, segments: Sequence[Segment]) -> str:
     """Changes with the weights, the pooling, what is shown of a row, and the rows."""
-    assert isinstance(task.encoder, TimeSformer)
+    assert isinstance(task.encoder, Backbone)
     assert isinstance(task.network.head, LinearHead)
     showing, data = task.showing, task.showing.data
     told = (

@@ -7,10 +7,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
+from endofm.data.batches import Batches
 from endofm.data.dataset import Broken
 from endofm.data.labelled import LabelledBatch, join
 from endofm.data.labelled_clips import JudgedClips, Piece
-from endofm.data.loader import load
 from endofm.errors import RunError
 from endofm.processes import gather_objects, num_processes
 from endofm.tasks.task import Answer, Task
@@ -51,7 +51,7 @@ class Judge:
         on_gpu = accelerator.device.type == "cuda"
         answers: list[Answer] = []
         broken: list[Broken] = []
-        for batch in load(clips, batches, self.workers, on_gpu, join):
+        for batch in Batches(clips, batches, self.workers, on_gpu, join):
             if not isinstance(batch, LabelledBatch):
                 broken += batch
                 continue

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from endofm.data.labelled import LabelledBatch, Showing
+from endofm.errors import ConfigError
 from endofm.metrics.bootstrap import Bootstrap
 from endofm.metrics.mask_figures import score_masks
 from endofm.metrics.segmentation import MaskScore, class_table, score_frames, sequence_table
@@ -16,6 +17,7 @@ from endofm.models.released_segmentation import (
     ReleasedSegmentationConfig,
     build_released_segmentation,
 )
+from endofm.models.timesformer import TimeSformer
 from endofm.tasks.segmentation import (
     SegmentationConfig,
     SegmentationOutput,
@@ -98,7 +100,15 @@ def mask_scores(answers: Iterable[MaskAnswer]) -> tuple[list[MaskScore], Mapping
 def make_segmentation(
     model: Encoder, showing: Showing, config: TaskConfig, reset_head: bool = False
 ) -> Segmentation:
-    """A task around a backbone (light or released head), or around the released model."""
+    """A task around a video transformer (light or released head), or around the released model.
+
+    Raises `ConfigError` for any other.
+    """
+    if not isinstance(model, TimeSformer | ReleasedSegmentation):
+        raise ConfigError(
+            f"The {type(model).__name__} can't be trained for segmentation; give the weights of a "
+            "video transformer."
+        )
     settings = SegmentationConfig(len(showing.classes), class_weights=config.class_weights)
     if config.head == "released" and not isinstance(model, ReleasedSegmentation):
         released = build_released_segmentation(

@@ -8,18 +8,19 @@ from typing import Any
 from endofm.data.labelled import Showing
 from endofm.data.labels import Truth
 from endofm.errors import ConfigError
-from endofm.hub.loading import find
+from endofm.hub.loading import TIMM, find
 from endofm.models.adapters import merge_lora
-from endofm.models.registry import create_model
-from endofm.models.timesformer import TimeSformer
+from endofm.models.registry import Backbone, create_model
+from endofm.models.stfm import STFM, load_stem
+from endofm.models.vipttnet import ViPTTNet, load_cnn
 from endofm.tasks.embedding import fingerprint
 from endofm.tasks.finetuned import Adapters, Finetuned, build_task, is_finetuned, load_finetuned
 from endofm.tasks.task import Task, TaskConfig
 from endofm.tasks.tuning import Encoder, TuningConfig, prepare_encoder, set_training_options
 
 SCRATCH = "none"
-SCRATCH_SIZE = (8, 224)
-"""Frames and pixels of a network that starts at random, where nothing else is asked for."""
+ON_FRAME_CNNS = ("stfm", "vipttnet")
+"""How the names of networks begin that can start from the weights of timm's CNNs."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,23 @@ class ModelOptions:
     """The network that `--weights none` starts at random, and how any network is trained."""
 
     name: str = "timesformer_small"
-    """With `--weights none`: a name that endofm.list_models() gives."""
+    """With `--weights none`: a name that endofm.list_models() gives. With `timm:NAME` also that of
+    a network around a CNN of frames (stfm_..., vipttnet), which then starts from timm's weights.
+    """
     depth: int | None = None
     """With `--weights none`: number of blocks; by default the named model's own."""
-    patch_pixels: int = 16
-    """With `--weights none`: side of a square patch."""
-    drop_path: float = 0.1
-    """Chance of dropping a branch of the last block in training; rises linearly from 0."""
+    patch_pixels: int | None = None
+    """With `--weights none`: side of a transformer's square patch; by default 16."""
+    drop_path: float | None = None
+    """Chance of dropping a branch of a transformer's last block in training; rises linearly from 0;
+    by default 0.1.
+    """
     gradient_checkpointing: bool = False
-    """Recompute blocks in the backward pass: less memory, slower steps."""
+    """Recompute a transformer's blocks in the backward pass: less memory, slower steps."""
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant."""
-        if not 0 <= self.drop_path < 1:
+        if self.drop_path is not None and not 0 <= self.drop_path < 1:
             raise ConfigError(f"model.drop_path is {self.drop_path}; give 0 to below 1.")
 
 
@@ -78,8 +83,9 @@ def find_start(
 ) -> Start:
     """What `--weights` names: a fine-tuned folder, anything that `endofm.load` takes, or `none`.
 
-    A network that starts at random is made for clips of `frames` and `pixels`. Raises `ConfigError`
-    or `WeightsError`.
+    A network that starts at random is made for clips of `frames` and `pixels`, by default its own
+    (of a transformer 8 and 224); of one around a CNN of frames that CNN may start from timm's
+    weights. Raises `ConfigError` or `WeightsError`.
     """
     if not weights:
         raise ConfigError(
@@ -87,15 +93,13 @@ def find_start(
             "timm:NAME or owner/name on the Hub, or `none` for random ones."
         )
     if weights == SCRATCH:
-        overrides: dict[str, Any] = {} if options.depth is None else {"depth": options.depth}
-        encoder: Any = create_model(
-            options.name,
-            patch_pixels=options.patch_pixels,
-            num_frames=frames or SCRATCH_SIZE[0],
-            image_pixels=pixels or SCRATCH_SIZE[1],
-            **overrides,
-        )
+        encoder: Any = _random(options, frames, pixels)
         provenance = {"source": f"random weights of {options.name}"}
+        finetuned, adapters = None, Adapters()
+    elif weights.startswith(TIMM) and options.name.startswith(ON_FRAME_CNNS):
+        encoder = _random(options, frames, pixels)
+        _load_frame_cnn(encoder, weights.removeprefix(TIMM))
+        provenance = {"source": weights, "kind": f"the CNN of frames of a random {options.name}"}
         finetuned, adapters = None, Adapters()
     elif is_finetuned(weights):
         finetuned = load_finetuned(weights)
@@ -113,9 +117,28 @@ def find_start(
     if model_file.is_file():
         with model_file.open("rb") as file:
             provenance["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    if weights != SCRATCH and "sha256" not in provenance and isinstance(encoder, TimeSformer):
+    if weights != SCRATCH and "sha256" not in provenance and isinstance(encoder, Backbone):
         provenance["fingerprint"] = fingerprint(encoder)
     return Start(encoder, adapters, provenance, finetuned)
+
+
+def _random(options: ModelOptions, frames: int | None, pixels: int | None) -> Backbone:
+    asked = {
+        "depth": options.depth,
+        "patch_pixels": options.patch_pixels,
+        "num_frames": frames,
+        "image_pixels": pixels,
+    }
+    overrides = {name: value for name, value in asked.items() if value is not None}
+    return create_model(options.name, **overrides)
+
+
+def _load_frame_cnn(encoder: Backbone, name: str) -> None:
+    if isinstance(encoder, STFM):
+        load_stem(encoder, name)
+    else:
+        assert isinstance(encoder, ViPTTNet)
+        load_cnn(encoder, name)
 
 
 def start_task(
@@ -142,7 +165,7 @@ def start_task(
     prepare_encoder(task.encoder, tuning)
     adapters = start.adapters
     if tuning.method in ("st_adapter", "lora"):
-        adapters = Adapters(tuning.method, tuning.adapter_width)
+        adapters = Adapters(tuning.method, tuning.size)
     return task, adapters
 
 

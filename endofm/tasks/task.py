@@ -16,11 +16,18 @@ from torch import Tensor, nn
 from endofm.data.labelled import Kind, LabelledBatch, Showing
 from endofm.data.transforms import to_network_input
 from endofm.errors import ConfigError, RunError
+from endofm.losses.evidential import Form
 from endofm.metrics.bootstrap import Bootstrap, Value
 from endofm.models.input import InputSpec
 from endofm.tasks.tuning import Encoder
 
 NO_INTERVALS = Bootstrap(resamples=0)
+EVIDENTIAL: dict[str, Form] = {
+    "evidential": "relaxed",
+    "evidential_squared": "squared",
+    "evidential_log": "log",
+    "evidential_digamma": "digamma",
+}
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,19 @@ class TaskConfig:
     kind: Kind = "classification"
     """One label a row, several, a mask or boxes of every frame, or boxes helped by frames nearby.
     """
-    head: Literal["default", "mean", "attentive", "released"] = "default"
+    head: Literal[
+        "default",
+        "mean",
+        "attentive",
+        "evidential",
+        "evidential_squared",
+        "evidential_log",
+        "evidential_digamma",
+        "released",
+    ] = "default"
     """For classification a linear layer on the class token (default), on the mean of the patches,
-    or attention over all tokens; for segmentation a light pyramid (default) or the released design.
+    attention over all tokens, or a linear layer whose scores are evidence, by the relaxed or a
+    classic loss; for segmentation a light pyramid (default) or the released design.
     """
     class_weights: tuple[float, ...] = ()
     """Weights of the classes in the loss, in their order; empty: all alike."""
@@ -41,8 +58,10 @@ class TaskConfig:
     """
     positive: str = ""
     """Of two classes the one that precision, recall, F1 and AUC are of."""
-    protocol: Literal["honest", "legacy_polypdiag", "legacy_cvc12k"] = "honest"
-    """Choose on validation and test once; or repeat a released protocol with its faults."""
+    protocol: Literal["honest", "balanced_draws", "legacy_polypdiag", "legacy_cvc12k"] = "honest"
+    """Choose on validation and test once; the same, but every seed draws its own balanced splits;
+    or repeat a released protocol with its faults.
+    """
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
@@ -51,6 +70,10 @@ class TaskConfig:
             raise ConfigError(f"task.head {self.head} is for classification, not {self.kind}.")
         if self.head == "released" and self.kind != "segmentation":
             raise ConfigError(f"task.head released is for segmentation, not {self.kind}.")
+        if self.evidence is not None and self.kind != "classification":
+            raise ConfigError(
+                f"task.head {self.head} is for classification with one label, not {self.kind}."
+            )
         if self.balance != "none" and not is_classifier:
             raise ConfigError(
                 f"task.balance {self.balance} counts rows and is for classification; give "
@@ -67,11 +90,23 @@ class TaskConfig:
             )
         if self.positive and self.kind != "classification":
             raise ConfigError("task.positive names one of two classes of a classification.")
+        if self.draws and self.kind != "classification":
+            raise ConfigError("task.protocol balanced_draws is for classification.")
+
+    @property
+    def evidence(self) -> Form | None:
+        """Which evidential loss the head has, if one."""
+        return EVIDENTIAL.get(self.head)
 
     @property
     def is_legacy(self) -> bool:
         """Whether the best epoch is chosen on the test rows, as the released code does."""
-        return self.protocol != "honest"
+        return self.protocol.startswith("legacy")
+
+    @property
+    def draws(self) -> bool:
+        """Whether every seed draws training, validation and test rows of its own."""
+        return self.protocol == "balanced_draws"
 
 
 @dataclass(frozen=True)
@@ -122,6 +157,10 @@ class Task(ABC):
     def clip(self, batch: LabelledBatch) -> Tensor:
         """A batch's frames as the network wants them: float32 [B V, 3, T, P, P], on its device."""
         return network_clip(batch, self.encoder.input_spec)
+
+    def begin(self, epoch: float) -> None:
+        """Set what of the loss hangs on the moment of training; nothing, for most."""
+        return
 
     @abstractmethod
     def inputs(self, batch: LabelledBatch) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from endofm.data.labelled import LabelledBatch
+from endofm.tasks.selecting import Learn
 from endofm.tasks.task import Task
 from endofm.training.optim import Clipping, clip_gradients
 from endofm.training.step import optimize
@@ -25,10 +26,13 @@ class TuneStep:
     task: Task
     optimizer: Optimizer
     clip_norm: float
+    learn: Learn
+    """What of the outputs matters to the choice of later clips."""
 
     def __call__(self, batches: Sequence[LabelledBatch], now: TuneNow) -> dict[str, Tensor]:
         """Forward, loss, backward, clipping, optimizer; means over batches, on the device."""
         now.apply_to(self.optimizer)
+        self.task.begin(now.epoch)
 
         def forward(batch: LabelledBatch) -> Any:
             return self.prepared(*self.task.inputs(batch.to(self.accelerator.device)))
@@ -47,6 +51,7 @@ class TuneStep:
             finish_gradients,
             lambda: None,
         )
+        self.learn(batches, outputs)
         told = [self.task.scalars(output) for output in outputs]
         means = {name: torch.stack([one[name] for one in told]).mean() for name in told[0]}
         return {**means, "gradient_norm": norm}

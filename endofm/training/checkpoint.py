@@ -10,6 +10,9 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from endofm.errors import RunError
+from endofm.processes import gather_objects
+from endofm.training.peers import is_failed_collective
+from endofm.training.sharding import how_weights_are_kept
 
 KEEP = 2
 """Whole checkpoints that stay; older ones are deleted after a newer one is whole."""
@@ -19,8 +22,8 @@ class Checkpoints:
     """The folder `checkpoints/` of a run: `step-00000500/`, ...; private to the run, not for
     sharing.
 
-    A checkpoint holds student, teacher, centre, optimizer, loss scaler and the random numbers of
-    every process, as accelerate saves them, and `whole.json`, written last.
+    A checkpoint holds student, teacher, centre, optimizer and loss scaler, as accelerate saves
+    them, and `whole.json`, written last. (Random numbers are a function of the step: `seed_step`.)
     """
 
     def __init__(
@@ -29,7 +32,11 @@ class Checkpoints:
         """Checkpoints in `folder` of a run with `global_batch` clips a step of a `corpus`."""
         self.folder = folder
         self.accelerator = accelerator
-        self.facts = {"global_batch": global_batch, "corpus": corpus}
+        self.facts = {
+            "global_batch": global_batch,
+            "corpus": corpus,
+            "weights": how_weights_are_kept(accelerator),
+        }
 
     def whole(self) -> list[Path]:
         """Checkpoints that were written to their end, oldest first."""
@@ -43,8 +50,9 @@ class Checkpoints:
         is_main = self.accelerator.is_main_process
         try:
             if is_main:
-                for stale in [*self.folder.glob("part-*"), path]:
-                    shutil.rmtree(stale, ignore_errors=True)
+                for pattern in ("part-*", "old-*", path.name):
+                    for stale in self.folder.glob(pattern):
+                        shutil.rmtree(stale, ignore_errors=True)
                 part.mkdir(parents=True)
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(part))
@@ -52,27 +60,39 @@ class Checkpoints:
             if is_main:
                 facts = {"step": step, **self.facts}
                 (part / "whole.json").write_text(json.dumps(facts), encoding="utf-8")
-                for file in part.iterdir():
+                for file in [*part.rglob("*"), part]:  # divided weights come in folders
                     _flush(file)
                 part.rename(path)
                 _flush(self.folder)
         except Exception as error:  # torch, safetensors and the system each have their own for it
             if is_main:
                 shutil.rmtree(part, ignore_errors=True)
+            if is_failed_collective(error):  # another process's fault
+                raise
             raise RunError(
                 f"The checkpoint of step {step} can't be written to {self.folder} ({error}); the "
-                f"one "
-                "before is untouched: make room, and the same command goes on from it."
+                "one before is untouched: make room, and the same command goes on from it."
             ) from error
         if is_main:
             for old in self.whole()[:-KEEP]:
-                shutil.rmtree(old)
+                # renamed first: one that is deleted in part must not look whole
+                aside = old.rename(self.folder / old.name.replace("step-", "old-"))
+                shutil.rmtree(aside, ignore_errors=True)  # what stays goes with the next save
         self.accelerator.wait_for_everyone()
         return path
 
     def restore(self) -> int:
-        """Load the newest whole checkpoint into what accelerate has prepared; its step, or 0."""
+        """Load the newest whole checkpoint into what accelerate has prepared; its step, or 0.
+
+        Raises `RunError` if it doesn't belong to this start, can't be read, or is not the same for
+        every process.
+        """
         whole = self.whole()
+        if len({tuple(newest) for newest in gather_objects(whole[-1:])}) > 1:
+            raise RunError(
+                f"Not every process sees the same checkpoints in {self.folder}; give a --run.out "
+                "on a file system that all nodes share."
+            )
         if not whole:
             return 0
         facts = json.loads((whole[-1] / "whole.json").read_text(encoding="utf-8"))
@@ -87,7 +107,23 @@ class Checkpoints:
                 f"{whole[-1]} was made with other clips than the manifests list now; bring the "
                 "manifests back, or give another --run.out."
             )
-        self.accelerator.load_state(str(whole[-1]))
+        kept = facts.get("weights", "whole")
+        if kept != self.facts["weights"]:
+            raise RunError(
+                f"{whole[-1]} was saved with weights kept as {kept}, and this start "
+                f"keeps them as {self.facts['weights']}; go on with the same FSDP settings."
+            )
+        try:
+            self.accelerator.load_state(str(whole[-1]))
+        except Exception as error:  # as many kinds as there are ways to be damaged
+            if is_failed_collective(error):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RunError(
+                f"{whole[-1]} can't be read into this run ({reason}); "
+                "bring back the configuration it was made with, or, if it is damaged, delete that "
+                "folder: the same command goes on from the one before."
+            ) from error
         return int(facts["step"])
 
 

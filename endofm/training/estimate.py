@@ -1,10 +1,14 @@
 """What a pretraining run will cost, before it starts: arithmetic, time and memory."""
 
+import copy
 import os
 import time
+from collections.abc import Callable
 
 import torch
+from torch import nn
 
+from endofm.models.rpa3d import RPA3DConfig
 from endofm.models.timesformer import TimeSformerConfig
 
 Shape = tuple[int, int]
@@ -46,12 +50,14 @@ def step_bytes(
     num_parameters: int,
     num_prototypes: int,
     half: bool,
+    shards: int = 1,
 ) -> float:
     """Peak memory of a step, in bytes: parameters with their states, and kept activations.
 
-    Student weight, gradient and two moments and the teacher's weight in float32; of every block
-    about 34 widths a token (19 without the temporal layers) are kept for the backward pass, or one
-    with gradient checkpointing, in the precision of the run. An estimate: within about a third.
+    Student weight, gradient and two moments and the teacher's weight in float32, in `shards` parts
+    of which this is one; of every block about 34 widths a token (19 without the temporal layers)
+    are kept for the backward pass, or one with gradient checkpointing, in the precision of the run.
+    An estimate: within about a third.
     """
     tokens = sum(frames * (pixels // config.patch_pixels) ** 2 for frames, pixels in views)
     kept = 34 if config.attention == "divided_space_time" else 19
@@ -62,7 +68,36 @@ def step_bytes(
     logits = 6 * len(views) * num_prototypes * 4
     pixels_bytes = sum(frames * pixels**2 * 3 * 5 for frames, pixels in views)
     activations = batch_size * (blocks * (2 if half else 4) + logits + pixels_bytes)
-    return 20 * num_parameters + activations
+    return 20 * num_parameters / shards + activations
+
+
+def cnn_step_bytes(config: RPA3DConfig, view: Shape, batch_size: int, half: bool) -> float:
+    """Kept activations of an RPA 3D CNN's step, in bytes; counted, but for what kernels need.
+
+    Of each place of its map a block keeps about 14 times its filters (7 without attention), the
+    stem three times at full size, and the pixels.
+    """
+    frames, pixels = view
+    kept = 14 if config.has_attention else 7
+    blocks = sum(kept * width * 0.25**number for number, width in enumerate(config.widths, 1))
+    values = config.in_channels + 3 * config.widths[0] + blocks
+    return batch_size * frames * pixels**2 * values * (2 if half else 4)
+
+
+def frames_step_bytes(cnn: nn.Module, view: Shape, batch_size: int, half: bool) -> float:
+    """Kept activations of a CNN that sees frames [N, 3, H, W] by themselves, in bytes.
+
+    What its layers give is counted on one frame, without numbers; what the layers after it keep of
+    a frame is little.
+    """
+    frames, pixels = view
+    counted: list[int] = []
+    without_numbers = copy.deepcopy(cnn).to("meta")
+    for module in without_numbers.modules():
+        if not any(True for _ in module.children()):
+            module.register_forward_hook(lambda _, given, out: counted.append(out.numel()))
+    without_numbers(torch.zeros(1, 3, pixels, pixels, device="meta"))
+    return batch_size * frames * sum(counted) * (2 if half else 4)
 
 
 def device_memory(device: torch.device) -> int:
@@ -72,7 +107,9 @@ def device_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def matrix_speed(device: torch.device, precision: str) -> float:
+def matrix_speed(
+    device: torch.device, precision: str, now: Callable[[], float] = time.perf_counter
+) -> float:
     """Floating-point operations a second of a matrix product here, measured in about a second."""
     kinds = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     size = 8192 if device.type == "cuda" else 1024
@@ -80,10 +117,10 @@ def matrix_speed(device: torch.device, precision: str) -> float:
     best = float("inf")
     for _ in range(5):
         _wait(device)
-        start = time.perf_counter()
+        start = now()
         left @ right
         _wait(device)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, now() - start)
     return 2 * size**3 / best
 
 

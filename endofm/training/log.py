@@ -4,11 +4,16 @@ Losses stay on the device and are read every `log_every` steps, so that a step w
 """
 
 import csv
+import io
 import json
 import math
+import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,11 +23,13 @@ from rich.text import Text
 from torch import Tensor
 
 from endofm.data.dataset import Broken
+from endofm.data.manifest import Segment
 from endofm.errors import RunError
 from endofm.processes import gather_objects, num_processes, sum_over_processes
 from endofm.training.monitor import Health
 from endofm.training.setup import Run, write_text
 from endofm.training.trackers import Trackers
+from endofm.training.waiting import ROWS, SHARE, own_cores, ways_out
 
 
 class NamedBatch(Protocol):
@@ -32,8 +39,12 @@ class NamedBatch(Protocol):
     broken: list[Broken]
 
 
-class BrokenLimit(Protocol):
+class DataOptions(Protocol):
     """What the log reads of the data's configuration."""
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode."""
 
     @property
     def max_broken_share(self) -> float:
@@ -75,19 +86,20 @@ class RunLog:
         tree: Mapping[str, Any],
         steps: int,
         first: int,
-        num_clips: int,
-        data: BrokenLimit,
+        segments: Sequence[Segment],
+        data: DataOptions,
     ) -> None:
-        """Log steps `first` to `steps` of a run on `num_clips` clips."""
-        self.run = run
-        self.num_clips = num_clips
-        self.max_broken = int(data.max_broken_share * num_clips)
+        """Log steps `first` to `steps` of a run on some clips, until the run is left."""
+        self.run, self.segments, self.data = run, segments, data
+        self.max_broken = int(data.max_broken_share * len(segments))
         self.is_main = run.accelerator.is_main_process
         self.console = Console(quiet=not self.is_main, highlight=False, soft_wrap=True)
         self.file = run.folder / "metrics.jsonl"
         self.quarantine = run.folder / "quarantine.csv"
         self.broken: dict[str, str] = {}
         self.warned: set[str] = set()
+        self.rows_waited = -1  # the first row doesn't count
+        self.has_told_of_waiting = False
         self.pending = Pending()
         names = run.config.trackers if self.is_main else ()
         self.trackers = Trackers(names, run.folder, tree, self.warn)
@@ -103,6 +115,7 @@ class RunLog:
         )
         self.bar = self.progress.add_task("", total=steps, completed=first)
         self.progress.start()
+        run.exits.callback(self.close)
         if self.is_main:
             self._drop_rows_after(first)
         if first and self.quarantine.is_file():
@@ -136,7 +149,8 @@ class RunLog:
 
         A collective call: every process makes it at the same step.
         """
-        self._count_broken(self.pending.broken)
+        told = gather_objects((self.pending.broken, self.pending.data_seconds))
+        self._count_broken([item for broken, _ in told for item in broken])
         values = sum_over_processes(torch.stack(self.pending.values)) / num_processes()
         self._check_finite(values)
         seconds = time.perf_counter() - self.pending.since
@@ -146,9 +160,11 @@ class RunLog:
         row |= {
             "clips_per_second": steps * clips_per_step / seconds,
             "step_seconds": seconds / steps,
-            "data_wait_share": self.pending.data_seconds / seconds,
+            "data_wait_share": max(waited for _, waited in told) / seconds,
             "broken_clips": len(self.broken),
+            **_peak_memory(self.run.device),
         }
+        self._look_at_waiting(row["data_wait_share"])
         health = monitor.health()
         if health is not None:
             row |= asdict(health)
@@ -160,13 +176,18 @@ class RunLog:
     def note(self, step: int, row: Mapping[str, float], sentence: str) -> None:
         """A row beside those of the steps, and a line about it: what a validation found."""
         if self.is_main:
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **row}) + "\n")
-            self.trackers.log(row, step)
+            self._append(step, row)
         self.say(sentence)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done here counts neither as time of the steps nor as waiting."""
+        start = time.perf_counter()
+        yield
+        self.pending.since += time.perf_counter() - start
+
     def close(self, last_words: str = "") -> None:
-        """End the progress line and the trackers."""
+        """End the progress line and the trackers; a second call only says something."""
         self.progress.stop()
         self.trackers.finish()
         if last_words:
@@ -175,15 +196,28 @@ class RunLog:
     def _write(self, step: int, row: dict[str, float]) -> None:
         if not self.is_main:
             return
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **row}) + "\n")
-        self.trackers.log(row, step)
+        self._append(step, row)
         short = f"loss {row['loss']:.3f}  {row['clips_per_second']:.1f} clips/s"
         if "rankme" in row:
             short += f"  rank {row['rankme']:.1f}"
         self.progress.update(self.bar, description=short)
         if not self.console.is_terminal:
             self.console.print(f"step {step}  {short}")
+
+    def _append(self, step: int, row: Mapping[str, float]) -> None:
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **row}) + "\n")
+        except OSError as error:
+            raise _cannot_write(self.file, error) from error
+        self.trackers.log(row, step)
+
+    def _look_at_waiting(self, share: float) -> None:
+        """Say once that reading limits the run; two rows in a row must agree."""
+        self.rows_waited = self.rows_waited + 1 if share >= SHARE or self.rows_waited < 0 else 0
+        if self.rows_waited >= ROWS and not self.has_told_of_waiting:
+            self.has_told_of_waiting = True
+            self.warn(ways_out(share, self.data.workers, own_cores(), self.segments))
 
     def _drop_rows_after(self, step: int) -> None:
         """A resumed run writes the rows after its checkpoint again."""
@@ -203,17 +237,24 @@ class RunLog:
         if all(finite):
             return
         bad = finite.index(False)
-        names = [name for part in gather_objects(self.pending.names[bad]) for name in part]
+        # a loss is a process's own; what all share (the gradient's norm) is not finite in each
+        mine = int((~torch.isfinite(self.pending.values[bad])).sum())
+        told = gather_objects((mine, self.pending.names[bad]))
+        most = max(count for count, _ in told)
+        batches = [
+            f"{', '.join(names)} of rank {rank}" if len(told) > 1 else ", ".join(names)
+            for rank, (count, names) in enumerate(told)
+            if count == most
+        ]
         shown = dict(zip(self.keys, values[bad].tolist(), strict=True))
         which = ", ".join(key for key, value in shown.items() if not math.isfinite(value))
         raise RunError(
             f"Step {self.pending.steps[bad]} gave a value that is not finite ({which}) on the "
-            f"batch {', '.join(names)}; the last checkpoint is from before it: go on from there "
-            "with a lower optim.lr_per_256 or run.precision no, or leave the clip out."
+            f"batch {' and '.join(batches)}; the last checkpoint is from before it: go on from "
+            "there with a lower optim.lr_per_256 or run.precision no, or leave the clip out."
         )
 
-    def _count_broken(self, broken: Sequence[Broken]) -> None:
-        reports = [item for part in gather_objects(list(broken)) for item in part]
+    def _count_broken(self, reports: Sequence[Broken]) -> None:
         new = {name: reason for name, reason in reports if name not in self.broken}
         if not new:
             return
@@ -221,12 +262,36 @@ class RunLog:
         for reason in new.values():
             self.warn(reason)
         if self.is_main:
-            with self.quarantine.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([("clip", "reason"), *sorted(self.broken.items())])
+            try:
+                table = io.StringIO(newline="")
+                csv.writer(table).writerows([("clip", "reason"), *sorted(self.broken.items())])
+                write_text(self.quarantine, table.getvalue())  # a kill leaves no half line
+            except OSError as error:
+                raise _cannot_write(self.quarantine, error) from error
         if len(self.broken) > self.max_broken:
             raise RunError(
-                f"{len(self.broken)} of {self.num_clips} clips can't be decoded, more than "
+                f"{len(self.broken)} of {len(self.segments)} clips can't be decoded, more than "
                 f"data.max_broken_share allows ({self.max_broken}); {self.quarantine} names each "
                 f"and "
                 "why: mend them, leave them out of the manifest, or raise the share."
             )
+
+
+def _cannot_write(file: Path, error: OSError) -> RunError:
+    return RunError(
+        f"{file} can't be written ({error.strerror}); make room, and the same command goes on from "
+        "the last checkpoint."
+    )
+
+
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory that this process has had, without its workers, and on its GPU; GiB."""
+    peak = {}
+    if os.name == "posix":
+        import resource
+
+        unit = 2**30 if sys.platform == "darwin" else 2**20
+        peak["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if device.type == "cuda":
+        peak["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return peak

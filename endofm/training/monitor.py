@@ -55,8 +55,14 @@ class Health:
 
 
 def rankme(features: Tensor) -> float:
-    """Effective rank of features [N, D]: exp of the entropy of the normalised singular values."""
-    values = torch.linalg.svdvals(features.double())
+    """Effective rank of features [N, D]: exp of the entropy of the normalised singular values.
+
+    The singular values are roots of the eigenvalues of the smaller product of the features with
+    themselves: exact to 1e-8 of the largest, far below the 1e-7 that RankMe adds.
+    """
+    rows = features.double()
+    product = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    values = torch.linalg.eigvalsh(product).clamp_min(0).sqrt()
     shares = values / values.sum().clamp_min(1e-30) + 1e-7
     return math.exp(float(-(shares * shares.log()).sum()))
 
@@ -69,9 +75,12 @@ def entropy(probabilities: Tensor) -> Tensor:
 class Watched(Protocol):
     """Teacher features [N, D], the mean entropy [] of its targets, its mean target [K]."""
 
-    features: Tensor
-    target_entropy: Tensor
-    target_mean: Tensor
+    @property
+    def features(self) -> Tensor: ...  # noqa: D102
+    @property
+    def target_entropy(self) -> Tensor: ...  # noqa: D102
+    @property
+    def target_mean(self) -> Tensor: ...  # noqa: D102
 
 
 class Monitor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from endofm.errors import ConfigError
+from endofm.training.sharding import local, whole
 
 Clipping = Literal["per_tensor", "global", "none"]
 
@@ -81,20 +82,20 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, clipping: Clip
     """Scale gradients down to `max_norm` and return their total norm before that, [].
 
     `per_tensor` bounds every parameter's gradient by itself, as Endo-FM's released code does;
-    `global` bounds the norm of all together; `none` only measures. Nothing is read back from the
-    device.
+    `global` bounds the norm of all together; `none` only measures. A norm is that of the whole
+    tensor also where every process holds a slice. Nothing is read back from the device.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return torch.zeros(())
-    norms = torch.stack([gradient.norm() for gradient in gradients])
+    norms = whole(torch.stack([gradient.norm() for gradient in gradients]))
     total: Tensor = norms.norm()
     if clipping == "per_tensor":
         scales = (max_norm / (norms + 1e-6)).clamp_max(1.0)
         for gradient, scale in zip(gradients, scales, strict=True):
-            gradient.mul_(scale)
+            local(gradient).mul_(scale)
     elif clipping == "global":
         scale = (max_norm / (total + 1e-6)).clamp_max(1.0)
         for gradient in gradients:
-            gradient.mul_(scale)
+            local(gradient).mul_(scale)
     return total

@@ -3,7 +3,9 @@
 import os
 import random
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +26,8 @@ from endofm.config import differences
 from endofm.errors import ConfigError, RunError
 from endofm.processes import gather_objects
 from endofm.training.matmul import use_fast_products
+from endofm.training.peers import Peers, is_failed_collective
+from endofm.training.sharding import sharding_plugin, start_sharding
 
 MAY_CHANGE = (
     "data.manifests",  # a checkpoint knows its clips by the manifests' content
@@ -35,8 +39,13 @@ MAY_CHANGE = (
     "run.log_every",
     "run.save_every",
     "run.trackers",
+    "run.knn",
+    "run.patience_seconds",
 )
 """What may differ between the starts of a run: no number hangs on it, or it is checked apart."""
+
+ECHO_SECONDS = 2.0
+"""A launcher hands on the signal that its processes have got already: within this it is one."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,10 @@ class RunConfig:
     """Steps between two checkpoints; the last two are kept."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where else the metrics go; WANDB_MODE=offline keeps wandb on this machine."""
+    knn: tuple[Path, str, int] | None = None
+    """A labelled manifest, one of its labels, and n: every n steps, how well neighbours know it."""
+    patience_seconds: float = 600
+    """How long one of many processes may be silent; a clip may take a quarter of it to decode."""
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant."""
@@ -68,6 +81,10 @@ class RunConfig:
             )
         if self.seed < 0:
             raise ConfigError(f"run.seed is {self.seed}; give 0 or more.")
+        if self.patience_seconds <= 0:
+            raise ConfigError(
+                f"run.patience_seconds is {self.patience_seconds:g}; give more than 0."
+            )
 
 
 class StopSignal:
@@ -76,44 +93,45 @@ class StopSignal:
     def __init__(self) -> None:
         """Listen from now on; a second signal ends the program at once."""
         self.number = 0
+        self.since = 0.0
         self.before = {
             number: signal.signal(number, self._on_signal)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        now = time.monotonic()
+        if not self.number:
+            self.number, self.since = number, now
+        elif now - self.since > ECHO_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.number = number
 
     def restore(self) -> None:
         """Listen no more."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def agreed(self) -> int:
-        """The signal that any process has got, known to all; a collective call."""
-        highest: int = max(gather_objects(self.number))
-        return highest
-
 
 @dataclass
 class Run:
-    """A run under way; leaving its `with` block gives back signals and the folder's lock."""
+    """A run under way; leaving its `with` block gives back signals and the folder's lock.
+
+    Where that is because other processes are lost, it raises `RunError` with their ranks.
+    """
 
     config: RunConfig
     accelerator: Accelerator
+    peers: Peers
     stop: StopSignal
-    lock: IO[str] | None = field(repr=False, default=None)
+    exits: ExitStack = field(repr=False)
 
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.stop.restore()
-        if self.lock is not None:
-            self.lock.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with self.exits:
+            self.peers.leave(error)
 
     @property
     def folder(self) -> Path:
@@ -149,51 +167,101 @@ class Run:
         """Whether a checkpoint follows this step."""
         return (step + 1) % self.config.save_every == 0
 
-    def stopped_at(self, step: int) -> int:
-        """The signal to stop at, or 0. Many processes agree on it only where a row is due."""
-        if self.world > 1 and not self.logs_after(step):
-            return 0
-        return self.stop.agreed()
+    def stop_signal(self) -> int:
+        """The signal that any process has got, or 0, known to all; a collective call."""
+        return self.peers.highest(self.stop.number)
 
-    def seed_process(self) -> None:
-        """Give every process its own random numbers, once the weights are made alike in all."""
-        seed = self.config.seed + 1000 * self.rank
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  (for libraries that use the global generator)
-        torch.manual_seed(seed)
+    def seed_step(self, step: int) -> None:
+        """Random numbers of a step: by the run's seed, the step and this process alone.
+
+        So they are the same after a restart, and defined for a process that was not there before.
+        """
+        of_step = np.random.SeedSequence((self.config.seed, step, self.rank))
+        _seed(int(of_step.generate_state(1)[0]))
 
 
 def start_run(config: RunConfig, tree: Mapping[str, Any]) -> Run:
     """Set up processes, folder, lock, seeds and signals; `tree` is the resolved configuration.
 
-    Raises `RunError` if the folder can't be written, is in use by another run, or holds a run with
-    another configuration, naming what differs.
+    Raises `RunError`, on every process, if the folder can't be written, is in use by another run,
+    or holds a run with another configuration, naming what differs.
     """
-    accelerator = Accelerator(
-        mixed_precision=config.precision,
-        # ours; given as a plugin, since a number would yield to accelerate's own settings
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(minutes=10)),
-        ],
-    )
-    lock = _open_folder(config.out) if accelerator.is_main_process else None
-    _check_same(config.out, tree)
-    accelerator.wait_for_everyone()
+    accelerator = _connect(config)
+    peers = Peers(accelerator.process_index, accelerator.num_processes, config.patience_seconds)
+    exits, fault = ExitStack(), ""
     if accelerator.is_main_process:
-        text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
-        write_text(config.out / "config.yaml", text)
+        try:
+            exits.enter_context(_take_folder(config.out, tree))
+        except RunError as error:
+            fault = str(error)
+    for told in gather_objects(fault):
+        if told:
+            peers.leave(None)
+            raise RunError(told)
     if accelerator.device.type == "cpu":
         use_fast_products()
-    random.seed(config.seed)
-    np.random.seed(config.seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(config.seed)
-    return Run(config, accelerator, StopSignal(), lock)
+    _seed(config.seed)
+    stop = StopSignal()
+    exits.callback(stop.restore)
+    return Run(config, accelerator, peers, stop, exits)
 
 
-def _open_folder(folder: Path) -> IO[str] | None:
-    """Make the folder, and hold its lock until the process ends, however it ends."""
+def _connect(config: RunConfig) -> Accelerator:
+    """Accelerate's view of the processes, once they have found each other."""
+    sharding = sharding_plugin()
+    # on GPUs a little longer than the processes' own collective, which names who is gone
+    patience = timedelta(seconds=1.1 * config.patience_seconds)
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.precision,
+            # ours; given as a plugin, since a number would yield to accelerate's own settings
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            fsdp_plugin=sharding,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=patience),
+            ],
+        )
+    except RuntimeError as error:
+        if not is_failed_collective(error):
+            raise
+        raise RunError(
+            f"The processes of the run did not find each other ({str(error).splitlines()[0]}); "
+            "look whether all have started, and can reach the first one's address."
+        ) from error
+    start_sharding(accelerator, sharding)
+    if config.precision == "fp16" and accelerator.scaler is None:
+        raise ConfigError(
+            "run.precision fp16 needs a GPU: accelerate computes in float32 here without a word; "
+            "use bf16 or no."
+        )
+    return accelerator
+
+
+def _seed(number: int) -> None:
+    random.seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002  (for libraries that use the global generator)
+    torch.manual_seed(number)
+
+
+@contextmanager
+def _take_folder(folder: Path, tree: Mapping[str, Any]) -> Iterator[None]:
+    """Make the run's folder ours, with this configuration."""
+    with _open_folder(folder):
+        _check_same(folder, tree)
+        text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+        try:
+            write_text(folder / "config.yaml", text)
+        except OSError as error:
+            raise RunError(
+                f"{folder / 'config.yaml'} can't be written ({error.strerror}); make room, or give "
+                "another --run.out."
+            ) from error
+        yield
+
+
+def _open_folder(folder: Path) -> IO[str]:
+    """Make the folder, and hold its lock until the file is closed, or the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a", encoding="utf-8")
@@ -224,7 +292,7 @@ def _check_same(folder: Path, tree: Mapping[str, Any]) -> None:
     if changed:
         raise RunError(
             f"{folder} holds a run with another configuration ({'; '.join(changed)}); give another "
-            f"--run.out, or delete {file} to go on with the new one."
+            f"--run.out, or delete {file} to go on with the new one all the same."
         )
 
 

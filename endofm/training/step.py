@@ -30,6 +30,7 @@ def optimize(
     scale (after `forget()`), so that a step is always one update and always the same clips.
     """
     for _ in range(MAX_SKIPPED):
+        scale = loss_scale(accelerator)
         outputs = []
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
@@ -42,10 +43,19 @@ def optimize(
         norm = finish_gradients()
         optimizer.step()
         optimizer.zero_grad()
-        if not accelerator.optimizer_step_was_skipped:
+        if loss_scale(accelerator) >= scale:
             return outputs, norm
         forget()
     raise RunError(
         f"Gradients overflow float16 even after {MAX_SKIPPED} halvings of the loss scale; use "
         "--run.precision bf16 or no."
     )
+
+
+def loss_scale(accelerator: Accelerator) -> float:
+    """The factor of float16 losses, lowered by every update that was skipped; 1 without float16.
+
+    Accelerate's `optimizer_step_was_skipped` can't tell: a fused optimizer is called all the same
+    and skips the update itself.
+    """
+    return float(accelerator.scaler.get_scale()) if accelerator.scaler is not None else 1.0

@@ -1,11 +1,18 @@
-"""Trackers beside metrics.jsonl. One that fails is dropped with a warning; the run goes on."""
+"""Trackers beside metrics.jsonl, each in a thread of its own: none can stop or delay a run."""
 
+import queue
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
+
+MAX_WAITING = 200
+"""Rows that may wait for a tracker before it is taken for dead."""
+FINISH_SECONDS = 60.0
+"""How long a finished run waits for its trackers to have everything."""
 
 
 class Trackers:
@@ -19,33 +26,80 @@ class Trackers:
         warn: Callable[[str], None],
     ) -> None:
         """Start the named trackers (`tensorboard`, `wandb`) in a run's folder."""
-        self.warn = warn
-        self.active: dict[str, GeneralTracker] = {}
-        for name in names:
-            self._try(name, partial(self._start, name, folder, tree))
+        self.all = [Tracker(name, partial(START[name], folder, tree), warn) for name in names]
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Hand one row of metrics to every tracker."""
-        for name, tracker in list(self.active.items()):
-            self._try(name, partial(tracker.log, dict(row), step=step))
+        for tracker in self.all:
+            tracker.log(row, step)
 
     def finish(self) -> None:
-        """Close them."""
-        for name, tracker in list(self.active.items()):
-            self._try(name, tracker.finish)
+        """Close them; a second call does nothing."""
+        for tracker in self.all:
+            tracker.finish()
 
-    def _start(self, name: str, folder: Path, tree: Mapping[str, Any]) -> None:
-        tracker: GeneralTracker
-        if name == "tensorboard":
-            tracker = TensorBoardTracker("tensorboard", str(folder))
-        else:
-            tracker = WandBTracker("endofm", name=folder.name, dir=str(folder), config=dict(tree))
-        tracker.start()
-        self.active[name] = tracker
 
-    def _try(self, name: str, action: Callable[[], object]) -> None:
+class Tracker(threading.Thread):
+    """One tracker. Whatever it does, the caller is told in a sentence and goes on."""
+
+    def __init__(
+        self, name: str, begin: Callable[[], GeneralTracker], warn: Callable[[str], None]
+    ) -> None:
+        """Begin at once; `begin` makes and starts the tracker."""
+        super().__init__(daemon=True)
+        self.name, self.begin, self.warn = name, begin, warn
+        self.rows: queue.SimpleQueue[tuple[dict[str, float], int] | None] = queue.SimpleQueue()
+        self.is_left_out = False
+        self.start()
+
+    def run(self) -> None:
+        """In the thread: rows until `None`."""
         try:
-            action()
+            tracker = self.begin()
+            while (item := self.rows.get()) is not None:
+                row, step = item
+                tracker.log(row, step=step)
+            tracker.finish()
         except Exception as error:  # a tracker may fail in any way; none is worth a run
-            self.active.pop(name, None)
-            self.warn(f"The tracker {name} failed and is left out from here on: {error}")
+            self._leave_out(f"failed and is left out from here on: {error}")
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """Hand it a row; never waits."""
+        if self.is_left_out:
+            return
+        self.rows.put((dict(row), step))
+        if self.rows.qsize() > MAX_WAITING:
+            self._leave_out("does not answer and is left out from here on.")
+
+    def finish(self) -> None:
+        """Give it some time to hand on what it has."""
+        if self.is_left_out:
+            return
+        self.rows.put(None)
+        self.join(FINISH_SECONDS)
+        if self.is_alive():
+            self._leave_out(f"was not finished within {FINISH_SECONDS:g} s and is left alone.")
+
+    def _leave_out(self, what: str) -> None:
+        self.is_left_out = True
+        self.warn(f"The tracker {self.name} {what}")
+
+
+def _start_tensorboard(folder: Path, tree: Mapping[str, Any]) -> GeneralTracker:
+    tracker: GeneralTracker = TensorBoardTracker("tensorboard", str(folder))
+    tracker.start()
+    return tracker
+
+
+def _start_wandb(folder: Path, tree: Mapping[str, Any]) -> GeneralTracker:
+    tracker: GeneralTracker = WandBTracker(
+        "endofm", name=folder.name, dir=str(folder), config=dict(tree)
+    )
+    tracker.start()
+    return tracker
+
+
+START: dict[str, Callable[[Path, Mapping[str, Any]], GeneralTracker]] = {
+    "tensorboard": _start_tensorboard,
+    "wandb": _start_wandb,
+}

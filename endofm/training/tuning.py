@@ -58,6 +58,8 @@ class TuneNow:
 
     learning_rate: float
     weight_decay: float
+    epoch: float
+    """Passes over the training rows so far."""
 
     def numbers(self) -> dict[str, float]:
         """What a row of metrics tells."""
@@ -91,7 +93,7 @@ class TuneSchedule:
             rate = warmup_cosine(
                 step, self.steps, self.learning_rate, least, self.warmup_steps, start
             )
-        return TuneNow(rate, self.weight_decay)
+        return TuneNow(rate, self.weight_decay, step / self.steps_per_epoch)
 
 
 def make_optimizer(

@@ -14,7 +14,7 @@ from endofm.data.dataset import (
     find_missing,
     load_corpus,
 )
-from endofm.data.loader import BatchPlan, StepSampler, make_loader
+from endofm.data.loader import BatchPlan, make_loader
 from endofm.data.manifest import Segment
 from endofm.errors import ConfigError, ManifestError, VideoError
 from tests.small import VIEWS, write_corpus
@@ -64,9 +64,8 @@ def test_steps_take_the_same_clips_whatever_the_number_of_processes(world):
 
 def test_a_resumed_sampler_goes_on_where_the_whole_one_would_be():
     plan = BatchPlan(2, 3, 1, 2)
-    whole = list(StepSampler(plan, 0, 5))
-    assert list(StepSampler(plan, 2, 5)) == whole[6:]
-    assert len(StepSampler(plan, 2, 5)) == 9
+    whole = list(plan.walk(0, 5))
+    assert list(plan.walk(2, 5)) == whole[6:] and len(whole) == 15
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,23 +2,16 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from endofm.config import to_yaml
 from finetune.train import finetune
-from tests.distributed.test_two_processes import free_port
 from tests.labelled import small_finetune, write_labelled
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import run_to_the_end
 
 
 @pytest.mark.parametrize(
@@ -37,15 +30,7 @@ def test_two_processes_find_what_one_finds(tmp_path, kind):
         optim=replace(whole.optim, accumulate=1),
         run=replace(whole.run, out=tmp_path / "two"),
     )
-    recipe = tmp_path / "half.yaml"
-    recipe.write_text(to_yaml(half), encoding="utf-8")
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(free_port()), "-m", "finetune", "--config", str(recipe)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_to_the_end("finetune", half, 2)
     folders = [tmp_path / name / "seed_0" for name in ("one", "two")]
     assert list((folders[1] / "checkpoints").glob("*/random_states_1.pkl"))  # two, not one
     one, two = (load_file(folder / "best.safetensors") for folder in folders)

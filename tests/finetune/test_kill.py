@@ -1,53 +1,49 @@
-"""A real process, killed: what it finishes is what an uninterrupted one finishes."""
+"""Real processes, killed: what they finish is what an uninterrupted run finishes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import random
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from endofm.config import to_yaml
 from tests.labelled import small_finetune, write_labelled
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import (
+    assert_equal_bit_for_bit,
+    kill_all,
+    kill_while_saving,
+    num_rows,
+    run_to_the_end,
+    start,
+    wait_for,
+)
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_like_an_uninterrupted_one_bit_for_bit(tmp_path):
+def test_a_run_killed_four_times_ends_like_an_uninterrupted_one_bit_for_bit(tmp_path):
     manifest = write_labelled(tmp_path / "corpus", 16)
-    ends = {}
-    for name in ("whole", "killed"):
-        config = small_finetune(manifest, tmp_path / name, epochs=12, drop_path=0.2, workers=1)
-        recipe = tmp_path / f"{name}.yaml"
-        recipe.write_text(to_yaml(config), encoding="utf-8")
-        command = [sys.executable, "-m", "finetune", "--config", str(recipe)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        folder = tmp_path / name / "seed_0"
-        if name == "killed":
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, start_new_session=True,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            until = time.monotonic() + 240
-            while not list(folder.glob("checkpoints/step-*/whole.json")):
-                assert process.poll() is None and time.monotonic() < until
-                time.sleep(0.02)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            assert not (folder / "metrics.json").exists()
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert ("starts at step 0" in done.stdout) == (name == "whole")
-        told = json.loads((folder / "metrics.json").read_text())
-        ends[name] = told["metrics"], told["chosen"], load_file(folder / "best.safetensors")
-    assert ends["whole"][:2] == ends["killed"][:2]
-    one, two = ends["whole"][2], ends["killed"][2]
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    whole, killed = (
+        small_finetune(manifest, tmp_path / name, epochs=20, drop_path=0.2, workers=1, log_every=1)
+        for name in ("whole", "killed")
+    )
+    assert "starts at step 0" in run_to_the_end("finetune", whole)
+    one, two = (config.run.out / "seed_0" for config in (whole, killed))
+    draw = random.Random(0)
+    for is_saving in (False, True, False, True):
+        process = start("finetune", killed)
+        wanted = num_rows(two) + draw.randint(5, 12)
+        wait_for(process, lambda wanted=wanted: num_rows(two) >= wanted)
+        if is_saving:
+            kill_while_saving(process, two)
+        else:
+            time.sleep(draw.uniform(0, 0.1))
+            kill_all(process)
+        assert not (two / "metrics.json").exists()
+    assert "starts at step 0" not in run_to_the_end("finetune", killed)
+    assert_equal_bit_for_bit(one, two)
+    best = [load_file(folder / "best.safetensors") for folder in (one, two)]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+    told = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
+    assert told[0]["metrics"] == told[1]["metrics"] and told[0]["chosen"] == told[1]["chosen"]
+    assert (one / "samples.csv").read_bytes() == (two / "samples.csv").read_bytes()

@@ -11,6 +11,7 @@ from endofm.metrics.classification import (
     Ranking,
     Sample,
     calibration_error,
+    cohens_kappa,
     measure_of,
     score_classification,
 )
@@ -45,6 +46,23 @@ def test_two_classes_are_worked_out_by_hand():
     assert found["macro_auc"] == pytest.approx(13 / 16)
     confusion = score_classification(EIGHT, ("no", "yes"), bootstrap=NONE).confusion
     assert confusion.tolist() == [[3, 1], [1, 3]]
+
+
+def test_kappa_is_agreement_beyond_chance_by_hand():
+    # EIGHT: 6 of 8 agree, by chance (4 x 4 + 4 x 4) / 64 = 1 / 2 would.
+    assert values(EIGHT)["kappa"] == pytest.approx((6 / 8 - 1 / 2) / (1 / 2))
+    # Of 50 each: 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no, the textbook's 0.4.
+    assert cohens_kappa(np.array([[20.0, 5.0], [10.0, 15.0]])) == pytest.approx(0.4)
+    assert cohens_kappa(np.eye(5)) == 1
+    assert cohens_kappa(np.array([[0.0, 3.0], [3.0, 0.0]])) == -1
+    one_class = score_classification(binary([1, 1], [0.9, 0.8]), ("no", "yes"), bootstrap=NONE)
+    assert one_class.values["kappa"].value is None
+    assert "of one class" in one_class.values["kappa"].reason
+
+
+def test_kappa_has_an_interval_over_groups():
+    found = score_classification(EIGHT, ("no", "yes"), bootstrap=Bootstrap(200)).values["kappa"]
+    assert -1 <= found.low < found.value < found.high <= 1
 
 
 def test_the_positive_class_is_the_one_that_is_named():
@@ -102,6 +120,7 @@ def test_many_classes_equal_scikit_learn(num_classes, weighted):
     expected = {
         "accuracy": sklearn_metrics.accuracy_score(truth, predicted, **options),
         "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(truth, predicted, **options),
+        "kappa": sklearn_metrics.cohen_kappa_score(truth, predicted, **options),
         "macro_auc": np.mean(
             [
                 sklearn_metrics.roc_auc_score(truth == k, scores[:, k], **options)

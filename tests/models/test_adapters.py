@@ -47,8 +47,9 @@ def test_adapters_start_as_the_identity(attention, add, num_frames):
     before = model.tokens(given), model(given), model.attention(given)
     add(model)
     after = model.tokens(given), model(given), model.attention(given)
-    for one, two in zip(before, after, strict=True):
-        assert torch.equal(one, two)
+    assert torch.equal(before[0], after[0]) and torch.equal(before[2], after[2])
+    # The last block's patches, of no use to the feature, are left out where no adapter wants them.
+    torch.testing.assert_close(before[1], after[1], rtol=1e-5, atol=1e-6)
 
 
 @every_attention

@@ -8,8 +8,9 @@ from endofm.models.layers import Attention, PatchEmbed, resize_positions, resize
 def test_fused_attention_equals_the_explicit_one():
     torch.manual_seed(0)
     attention, tokens = Attention(24, 3), torch.randn(2, 7, 24)
-    values = attention.qkv(tokens)[..., 48:].view(2, 7, 3, 8).transpose(1, 2)
-    explicit = (attention.maps(tokens) @ values).transpose(1, 2).reshape(2, 7, 24)
+    qkv = attention.qkv(tokens)
+    values = qkv[..., 48:].view(2, 7, 3, 8).transpose(1, 2)
+    explicit = (attention.maps(qkv) @ values).transpose(1, 2).reshape(2, 7, 24)
     assert torch.allclose(attention(tokens), attention.proj(explicit), atol=1e-6)
 
 

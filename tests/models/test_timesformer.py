@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from endofm.errors import ConfigError
 from endofm.heads.projection import ProjectionHead
-from endofm.models.registry import BUILDERS, create_model, list_models
+from endofm.models.packing import Extent
+from endofm.models.registry import create_model, list_models
 from endofm.models.timesformer import AttentionType, DividedBlock, TimeSformer, TimeSformerConfig
 from tests.shared import shared_folder
 
@@ -190,25 +191,29 @@ def test_divided_attention_forgets_the_order_of_frames_without_time_embedding():
 def test_drop_path_drops_whole_sequences_frames_and_clips():
     batch, places, frames, width = 6, 4, 5, 32
     block = small(drop_path=0.5).blocks[1].train()
-    tokens = clip(batch, 1 + places * frames, width)
+    extents = [Extent(batch, frames, places)]
+    table = clip(batch * (1 + places * frames), width)
     torch.manual_seed(0)
 
     def changed(after: Tensor, rest: Tensor | float = 0.0) -> Tensor:  # [B, places, frames]
-        update = (after - tokens)[:, 1:].view(batch, places, frames, width)
+        update = (after - table)[batch:].view(batch, places, frames, width)
         return ((update - rest).abs() > 1e-5).any(dim=-1)
 
     dropped_leaves = block.temporal_fc.bias  # it comes after drop path
-    in_time = changed(block.attend_in_time(tokens, frames), dropped_leaves)
+    in_time = changed(block.attend_in_time(table, extents), dropped_leaves)
     assert (in_time == in_time[:, :, :1]).all()  # all frames of a sequence, or none
     assert 0 < in_time[:, :, 0].sum() < batch * places
     assert (in_time[:, :, 0].any(dim=1) & ~in_time[:, :, 0].all(dim=1)).any()  # not clip by clip
-    in_space = changed(block.attend_in_space(tokens, frames))
+    in_space = changed(block.attend_in_space(table, extents, only_class=False))
     assert (in_space == in_space[:, :1]).all()  # all places of a frame, or none
     assert (in_space[:, 0].any(dim=1) & ~in_space[:, 0].all(dim=1)).any()
-    block.attend = lambda same, num_frames: same
-    in_mlp = changed(block(tokens, frames)).flatten(1)
+    block.attend = lambda same, extents, only_class: same
+    after = block(table, extents)
+    in_mlp = changed(after).flatten(1)
     assert (in_mlp == in_mlp[:, :1]).all()  # a whole clip, or not at all
     assert 0 < in_mlp[:, 0].sum() < batch
+    of_class = ((after - table)[:batch].abs() > 1e-5).any(dim=-1)
+    assert torch.equal(of_class, in_mlp[:, 0])  # with its class token
 
 
 def test_drop_path_rises_linearly_and_rests_in_evaluation():
@@ -274,9 +279,10 @@ def test_what_is_not_a_clip_is_refused_with_its_shape(shape):
 
 
 def test_registry_knows_four_sizes_and_names_the_nearest():
-    assert list_models() == [f"timesformer_{size}" for size in ("base", "mini", "small", "tiny")]
+    known = [f"timesformer_{size}" for size in ("base", "mini", "small", "tiny")]
+    assert [name for name in list_models() if name.startswith("timesformer")] == known
     with torch.device("meta"):
-        sizes = {name: create_model(name).config for name in BUILDERS}
+        sizes = {name: create_model(name).config for name in known}
     assert {n.split("_")[1]: (c.width, c.depth, c.num_heads) for n, c in sizes.items()} == {
         "mini": (128, 2, 2),
         "tiny": (192, 12, 3),

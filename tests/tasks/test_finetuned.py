@@ -34,7 +34,7 @@ def made(kind="classification", method="full", **config):
         Showing(kind, CLASSES[kind], data, 2, 32),
         options,
     )
-    tuning = TuningConfig(method=method, adapter_width=4)
+    tuning = TuningConfig(method=method, size=4)
     prepare_encoder(task.encoder, tuning)
     for parameter in task.network.parameters():  # adapters start at zero
         parameter.data += 0.01 * torch.randn_like(parameter)
@@ -119,7 +119,7 @@ def test_a_head_for_the_same_classes_is_kept_and_another_is_refused_or_started_a
     anew = starting(folder, ("a", "b", "c"), reset=True).network.eval()
     assert anew.logits(clip).shape == (1, 3)
     torch.testing.assert_close(anew.features(clip), task.features(clip), rtol=1e-4, atol=1e-4)
-    starting(folder, ("a", "b"), tuning=TuningConfig(method="lora", adapter_width=2))
+    starting(folder, ("a", "b"), tuning=TuningConfig(method="lora", size=2))
 
 
 def test_weights_are_named_or_none():

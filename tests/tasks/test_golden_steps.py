@@ -46,7 +46,7 @@ def build_task(golden):
         TimeSformerConfig(width=48, depth=2, num_heads=4, image_pixels=48, drop_path=0.0)
     )
     head = ProjectionHead(48, num_prototypes=96, hidden=64, bottleneck=32)
-    task = PretrainingTask(backbone, head, ObjectiveConfig(prototypes=96, teacher_mode="train"))
+    task = PretrainingTask(backbone, head, ObjectiveConfig(prototypes=96), teacher_drops_paths=True)
     for branch in ("student", "teacher"):
         start = f"{branch}0."
         tensors = {k.removeprefix(start): v for k, v in golden.items() if k.startswith(start)}

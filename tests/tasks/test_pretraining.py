@@ -3,10 +3,12 @@ import copy
 import pytest
 import torch
 
+from endofm.data.views import ViewsConfig
 from endofm.errors import ConfigError
 from endofm.heads.projection import ProjectionHead
+from endofm.models.build import ModelConfig
 from endofm.models.registry import create_model
-from endofm.tasks.pretraining import ObjectiveConfig, PretrainingTask
+from endofm.tasks.pretraining import ObjectiveConfig, PretrainingTask, build_task
 from endofm.training.optim import adamw
 
 SHAPES = [(2, 32), (4, 32), (2, 16), (2, 16), (4, 16)]
@@ -15,11 +17,12 @@ SHAPES = [(2, 32), (4, 32), (2, 16), (2, 16), (4, 16)]
 def make_task(**objective):
     torch.manual_seed(0)
     drop_path = objective.pop("drop_path", 0.0)
+    in_teacher = objective.pop("teacher_drops_paths", False)
     backbone = create_model(
         "timesformer_tiny", depth=2, patch_pixels=8, image_pixels=32, drop_path=drop_path
     )
     head = ProjectionHead(192, num_prototypes=32, hidden=64, bottleneck=16)
-    return PretrainingTask(backbone, head, ObjectiveConfig(prototypes=32, **objective))
+    return PretrainingTask(backbone, head, ObjectiveConfig(prototypes=32, **objective), in_teacher)
 
 
 def make_views(batch, seed=0):
@@ -91,13 +94,22 @@ def test_a_forgotten_step_leaves_the_centre_alone():
     assert torch.equal(task.center, other.center)
 
 
-@pytest.mark.parametrize(("mode", "is_random"), [("eval", False), ("train", True)])
-def test_drop_path_acts_in_the_teacher_only_where_the_recipe_says_so(mode, is_random):
-    task = make_task(teacher_mode=mode, drop_path=0.5)
+@pytest.mark.parametrize("is_random", [False, True])
+def test_drop_path_acts_in_the_teacher_only_where_it_is_told_to(is_random):
+    task = make_task(teacher_drops_paths=is_random, drop_path=0.5)
     views = make_views(4)
     one, two = (task(views, 2, 0.04).features for _ in range(2))
     assert torch.equal(one, two) is not is_random
     assert not task.eval().teacher.training
+
+
+@pytest.mark.parametrize(("quirks", "drops"), [("none", False), ("released", True)])
+def test_a_task_follows_the_views_in_its_quirks_and_its_time_embedding(quirks, drops):
+    views = ViewsConfig((4, 2), (2,), global_pixels=32, local_pixels=16, quirks=quirks)
+    model = ModelConfig(name="timesformer_mini", patch_pixels=8)
+    task, _ = build_task(model, views, ObjectiveConfig(prototypes=32, kind="endofm_small"))
+    assert task.teacher.training is drops and task.student.training
+    assert task.student.backbone.config.num_frames == 4
 
 
 def test_the_frozen_last_layer_has_no_update_no_decay_and_no_state():

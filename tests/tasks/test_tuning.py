@@ -52,7 +52,7 @@ def test_exactly_the_stated_parameters_move_and_the_others_stay_bit_identical(me
     made = task()
     for block in made.encoder.blocks:  # starts at zero, where nothing before it would move
         torch.nn.init.normal_(block.temporal_fc.weight, std=0.1)
-    tuning = TuningConfig(method=method, blocks=1, adapter_width=4)
+    tuning = TuningConfig(method=method, size=1 if method == "last_blocks" else 4)
     prepare_encoder(made.encoder, tuning)
     network = made.network
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -73,7 +73,7 @@ def test_exactly_the_stated_parameters_move_and_the_others_stay_bit_identical(me
 
 def test_frozen_parts_are_in_evaluation_mode_and_what_trains_is_not():
     made = task(drop_path=0.5)
-    prepare_encoder(made.encoder, TuningConfig(method="last_blocks", blocks=1))
+    prepare_encoder(made.encoder, TuningConfig(method="last_blocks", size=1))
     train_mode(made.network, made.encoder)
     modes = [block.drop_path.training for block in made.encoder.blocks]
     assert modes == [False, False, True] and made.network.head.training
@@ -109,7 +109,7 @@ def test_the_released_model_is_tuned_by_its_encoder_and_takes_no_adapters():
     prepare_encoder(made.encoder, TuningConfig(method="head"))
     trained = {n.split(".")[1] for n, p in made.network.named_parameters() if p.requires_grad}
     assert trained == {"decoder", "head"}
-    with pytest.raises(ConfigError, match="plain backbones"):
+    with pytest.raises(ConfigError, match="plain video transformers"):
         prepare_encoder(made.encoder, TuningConfig(method="lora"))
 
 
@@ -119,7 +119,7 @@ def test_options_of_training_reach_a_loaded_backbone():
     assert [block.drop_path.drop_prob for block in encoder.blocks] == [0, 0.15, 0.3]
     assert encoder.config.gradient_checkpointing
     with pytest.raises(ConfigError, match="3 blocks; give fewer"):
-        prepare_encoder(encoder, TuningConfig(method="last_blocks", blocks=4))
+        prepare_encoder(encoder, TuningConfig(method="last_blocks", size=4))
 
 
 def test_the_best_weights_are_kept_and_waiting_ends(tmp_path: Path):

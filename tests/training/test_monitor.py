@@ -1,9 +1,12 @@
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.progress import Progress
 
+from endofm.training.log import Pending, RunLog
 from endofm.training.monitor import Health, Monitor, entropy, rankme
 
 
@@ -70,3 +73,19 @@ def test_the_monitor_says_nothing_before_it_has_seen_enough_and_forgets_what_is_
 def test_entropy_is_in_nats_and_survives_zeros():
     assert entropy(torch.tensor([0.5, 0.5, 0.0])).item() == pytest.approx(math.log(2))
     assert isinstance(Health(0.5, 0.5, 1.0, 9.0).warnings(), list)
+
+
+def test_what_is_remembered_of_a_step_is_not_read_from_the_device():
+    monitor = Monitor(10)
+    log = RunLog.__new__(RunLog)
+    log.pending, log.progress = Pending(), Progress(disable=True)
+    log.bar = log.progress.add_task("", total=9)
+    batch = SimpleNamespace(names=["a"], broken=[])
+    for step in range(9):
+        with torch.device("meta"):  # reading a value of such a tensor raises
+            features, scalar, mean = torch.ones(4, 8), torch.ones(()), torch.ones(10)
+        monitor.update([Watched(features, scalar, mean)])
+        log.update(step, {"loss": scalar}, [batch], waited=0.1)
+    assert log.pending.steps == list(range(9)) and len(monitor.features) == 9
+    with pytest.raises(RuntimeError):
+        float(log.pending.values[0].sum())

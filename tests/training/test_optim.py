@@ -2,11 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from endofm.errors import ConfigError, RunError
+from endofm.errors import ConfigError
 from endofm.heads.projection import ProjectionHead
 from endofm.models.registry import create_model
 from endofm.training.optim import OptimConfig, clip_gradients, parameter_groups
-from endofm.training.step import MAX_SKIPPED, optimize
 
 
 def with_gradients(*values):
@@ -59,58 +58,3 @@ def test_biases_norms_and_frozen_gains_do_not_decay_but_embeddings_and_weights_d
 def test_options_that_cannot_be_meant_are_refused(changes):
     with pytest.raises(ConfigError, match=r"optim\."):
         OptimConfig(**changes)
-
-
-class Overflowing:
-    """Stands in for an accelerator whose first updates overflow float16."""
-
-    mixed_precision = "fp16"
-
-    def __init__(self, overflows):
-        self.overflows, self.tries = overflows, 0
-
-    def no_sync(self, task):
-        import contextlib
-
-        return contextlib.nullcontext()
-
-    def backward(self, loss):
-        loss.backward()
-
-    def unscale_gradients(self, optimizer):
-        self.tries += 1
-
-    @property
-    def optimizer_step_was_skipped(self):
-        return self.tries <= self.overflows
-
-
-class Out:
-    def __init__(self, total):
-        self.total = total
-
-
-def run_step(overflows):
-    accelerator, forgotten, seen = Overflowing(overflows), [], []
-    parameter = nn.Parameter(torch.ones(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.0)
-
-    def forward(batch):
-        seen.append(batch)
-        return Out((parameter * batch).sum())
-
-    outputs, _ = optimize(
-        accelerator, nn.Identity(), optimizer, [1.0, 2.0], forward,
-        lambda: parameter.grad.norm(), lambda: forgotten.append(1),
-    )  # fmt: skip
-    return outputs, seen, forgotten
-
-
-def test_an_overflowing_step_is_tried_again_on_the_same_batches():
-    outputs, seen, forgotten = run_step(overflows=2)
-    assert seen == [1.0, 2.0] * 3 and len(forgotten) == 2 and len(outputs) == 2
-
-
-def test_a_run_that_only_overflows_ends_with_a_sentence():
-    with pytest.raises(RunError, match="bf16"):
-        run_step(overflows=MAX_SKIPPED + 1)

@@ -338,6 +338,12 @@ def test_ev9v_lists_say_split_and_view(tmp_path):
     found, left_out = listed("ev9v", tmp_path, tree | {"validation.txt": ""})
     assert [(s.split, s.labels["view"]) for s in found.values()] == [("train", "4"), ("test", "8")]
     assert len(found["v1"].pictures) == 11 and not left_out
+    (tmp_path / "validation.txt").write_text("v7\nv9\n")
+    (tmp_path / "test.txt").write_text("")
+    found, left_out = listed("ev9v", tmp_path)
+    assert found["v2"].split == "" and len(found) == 2
+    assert "2 videos of the lists are not in" in left_out[0] and "the first: v7" in left_out[0]
+    assert "1 videos are in no list, the first: v2" in left_out[1]
     (tmp_path / "validation.txt").write_text("v1")
     with pytest.raises(CorpusError, match="has v1, which is in train too"):
         listed("ev9v", tmp_path)

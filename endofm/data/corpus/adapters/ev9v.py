@@ -1,6 +1,6 @@
 """EV9V (2026): frames of videos in nine views, as its layout lists them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from endofm.data.corpus.adapters.common import check_columns, members, note_unmatched
 from endofm.data.corpus.labels import read_table
@@ -36,6 +36,7 @@ def _sources(tree: Tree, base: str) -> Iterator[Source]:
     folders = tree.folders_of_pictures(f"{base}Images")
     videos = {folder.removeprefix(f"{base}Images/"): names for folder, names in folders.items()}
     note_unmatched(tree, labels, videos, "video")
+    _note_lists(tree, base, splits, videos)
     for video, names in videos.items():
         yield Source(
             video,
@@ -43,6 +44,20 @@ def _sources(tree: Tree, base: str) -> Iterator[Source]:
             group=f"ev9v/{video}",
             split=splits.get(video, ""),
             labels={"view": labels[video]} if video in labels else {},
+        )
+
+
+def _note_lists(tree: Tree, base: str, splits: Mapping[str, str], videos: Iterable[str]) -> None:
+    """Say which videos of the lists are absent, and which are in no list."""
+    absent, unlisted = sorted(splits.keys() - set(videos)), sorted(set(videos) - splits.keys())
+    if absent:
+        tree.left_out.append(
+            f"{len(absent)} videos of the lists are not in {tree.root}/{base}Images, the first: "
+            f"{absent[0]}; the download may be incomplete."
+        )
+    if unlisted and all(base + name in tree for name in _LISTS):
+        tree.left_out.append(
+            f"{len(unlisted)} videos are in no list, the first: {unlisted[0]}; they have no split."
         )
 
 
