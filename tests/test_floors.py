@@ -14,8 +14,9 @@ MAY_IMPORT = {
     "hub": BASEMENT | {"models", "hub"},
     "report": BASEMENT | GROUND | {"training", "hub", "report"},
     "tasks": BASEMENT | GROUND | {"training", "hub", "tasks"},
+    "bench": BASEMENT | GROUND | {"training", "hub", "tasks", "bench"},
     "__main__": {"cli"},
-    "cli": BASEMENT | GROUND | {"training", "hub", "report", "tasks", "cli"},
+    "cli": BASEMENT | GROUND | {"training", "hub", "report", "tasks", "bench", "cli"},
     **{name: BASEMENT for name in BASEMENT - {"__init__"}},
     "__init__": BASEMENT | {"hub", "models", "tasks"},
 }

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
+from endofm.cli.bench import Bench
 from endofm.cli.convert import Convert
 from endofm.cli.corpus import Corpus
 from endofm.cli.doctor import Doctor
@@ -17,12 +18,16 @@ from endofm.cli.models import Check, Models
 from endofm.cli.push import Push
 from endofm.cli.report import Report
 from endofm.cli.synthetic import Synthetic
+from endofm.cli.synthetic_ct import SyntheticCt
+from endofm.cli.synthetic_motion import SyntheticMotion
 from endofm.cli.talk import complain
 from endofm.errors import EndofmError
 
 Command = (
     Annotated[Manifest, subcommand("manifest")]
     | Annotated[Synthetic, subcommand("synthetic")]
+    | Annotated[SyntheticCt, subcommand("synthetic-ct")]
+    | Annotated[SyntheticMotion, subcommand("synthetic-motion")]
     | Annotated[Corpus, subcommand("corpus")]
     | Annotated[Check, subcommand("check")]
     | Annotated[Report, subcommand("report")]
@@ -33,6 +38,7 @@ Command = (
     | Annotated[Look, subcommand("look")]
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Convert, subcommand("convert")]
+    | Annotated[Bench, subcommand("bench")]
 )
 DESCRIPTION = "Corpora, models and reports of endofm; `python -m pretrain` trains."
 
