@@ -21,6 +21,7 @@ from endofm.bench.plan import BenchConfig, Recipe, Way
 from endofm.bench.steps import OurStep, PlainStep
 from endofm.config import as_tree
 from endofm.errors import RunError
+from endofm.training.allocator import keep_freed_memory
 
 
 def peak_memory(config: BenchConfig, recipe: Recipe, way: Way, device: torch.device) -> int:
@@ -53,6 +54,7 @@ def peak_memory(config: BenchConfig, recipe: Recipe, way: Way, device: torch.dev
 def take_step(told: dict[str, object]) -> int:
     """One step, with the optimizer's state there as in the middle of a run; the peak."""
     torch.set_num_threads(int(str(told["threads"])))
+    keep_freed_memory()
     device, way = torch.device(str(told["device"])), Way(**told["way"])  # type: ignore[arg-type]
     recipe = BenchConfig(recipe=Path(str(told["recipe"]))).read_recipe()
     step = make_step(recipe, way, Clock(device))

@@ -16,6 +16,7 @@ from endofm.bench.measure import StepTime, time_steps
 from endofm.bench.memory import peak_memory
 from endofm.bench.plan import BenchConfig, Recipe, Way, ways
 from endofm.models.build import build_backbone
+from endofm.training.allocator import keep_freed_memory
 from endofm.training.estimate import matrix_speed, step_flops
 
 
@@ -68,6 +69,8 @@ def measure(config: BenchConfig, tell: Callable[[str], None]) -> Result:
 def _measure(
     config: BenchConfig, recipe: Recipe, device: torch.device, tell: Callable[[str], None]
 ) -> Result:
+    if device.type == "cpu":
+        keep_freed_memory()  # as a run does
     chosen = ways(config, device)
     tell("Reads clips.")
     with tempfile.TemporaryDirectory() as folder:

@@ -25,6 +25,7 @@ from accelerate.utils import (
 from endofm.config import differences
 from endofm.errors import ConfigError, RunError
 from endofm.processes import gather_objects
+from endofm.training.allocator import keep_freed_memory
 from endofm.training.matmul import use_fast_products
 from endofm.training.peers import Peers, is_failed_collective
 from endofm.training.sharding import sharding_plugin, start_sharding
@@ -200,6 +201,7 @@ def start_run(config: RunConfig, tree: Mapping[str, Any]) -> Run:
             raise RunError(told)
     if accelerator.device.type == "cpu":
         use_fast_products()
+        keep_freed_memory()
     _seed(config.seed)
     stop = StopSignal()
     exits.callback(stop.restore)
