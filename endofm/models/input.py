@@ -8,6 +8,15 @@ from torch import Tensor
 from endofm.errors import ConfigError
 
 
+def check_clip(clip: Tensor, channels: int = 3) -> None:
+    """Raise `ConfigError` for what is no clip [B, C, T, H, W]."""
+    if clip.ndim != 5 or clip.shape[1] != channels or 0 in clip.shape:
+        raise ConfigError(
+            f"A clip is [B, {channels}, T, H, W] with nothing empty, but this one has the shape "
+            f"{list(clip.shape)}."
+        )
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """Input statistics that belong to weights: RGB in [0, 1] minus `mean`, over `std`.

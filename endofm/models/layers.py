@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from endofm.errors import ConfigError
+from endofm.models.input import check_clip
 
 Resize = Literal["nearest", "smooth"]
 
@@ -36,11 +37,7 @@ class PatchEmbed(nn.Module):
         return grid
 
     def _check(self, clip: Tensor) -> None:
-        if clip.ndim != 5 or clip.shape[1] != self.in_channels or 0 in clip.shape:
-            raise ConfigError(
-                f"A clip is [B, {self.in_channels}, T, H, W] with nothing empty, "
-                f"but this one has the shape {list(clip.shape)}."
-            )
+        check_clip(clip, self.in_channels)
         patch = self.patch_pixels
         for side, pixels in zip(("height", "width"), clip.shape[-2:], strict=True):
             if pixels % patch:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from endofm.errors import ConfigError
 from endofm.models.hybrid_stem import CHANNELS, HybridStem
-from endofm.models.input import InputSpec
+from endofm.models.input import InputSpec, check_clip
 from endofm.models.layers import Resize, resize_positions
 from endofm.models.packing import Extent, as_tokens, from_tokens
 from endofm.models.timesformer import TimeSformer, TimeSformerConfig
@@ -168,8 +168,8 @@ class ReleasedSegmentation(nn.Module):
         self.head.to(weight.device, weight.dtype)
 
     def forward(self, clip: Tensor) -> Tensor:  # [B, 3, T, H, W] -> [B, T, K, H, W]
-        """Scores before the softmax; raises `ConfigError` for what `check_clip` refuses."""
-        check_clip(clip)
+        """Scores before the softmax; raises `ConfigError` for what `check_sides` refuses."""
+        check_sides(clip)
         batch, _, num_frames, _, _ = clip.shape
         features, skips = self.stem(rearrange(clip, "b c t h w -> (b t) c h w"))
         tokens = self.embed(self.patch_embed(features), batch)
@@ -229,13 +229,9 @@ def convolve(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-def check_clip(clip: Tensor) -> None:
+def check_sides(clip: Tensor) -> None:
     """Raise `ConfigError` unless `clip` is [B, 3, T, H, W] with sides 32, 48, 64, ..."""
-    if clip.ndim != 5 or clip.shape[1] != 3 or 0 in clip.shape:
-        raise ConfigError(
-            "A clip is [B, 3, T, H, W] with nothing empty, but this one has the shape "
-            f"{list(clip.shape)}."
-        )
+    check_clip(clip)
     height, width = clip.shape[-2:]
     above = [max(-(-side // STRIDE), 2) * STRIDE for side in (height, width)]
     if above != [height, width]:

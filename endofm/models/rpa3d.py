@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from endofm.errors import ConfigError
-from endofm.models.input import InputSpec
+from endofm.models.input import InputSpec, check_clip
 
 Convolution = Literal["2plus1d", "3d"]
 Middle = Literal["filters", "matched"]
@@ -234,12 +234,8 @@ class RPA3D(nn.Module):
         return maps
 
     def _check(self, clip: Tensor) -> None:
-        channels, least = self.config.in_channels, 2 * self.config.stride
-        if clip.ndim != 5 or clip.shape[1] != channels or 0 in clip.shape:
-            raise ConfigError(
-                f"A clip is [B, {channels}, T, H, W] with nothing empty, but this one has the "
-                f"shape {list(clip.shape)}."
-            )
+        check_clip(clip, self.config.in_channels)
+        least = 2 * self.config.stride
         if min(clip.shape[-2:]) < least:
             raise ConfigError(
                 f"The clip's frames of {clip.shape[-2]} x {clip.shape[-1]} pixels are too small to "

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from endofm.errors import ConfigError
 from endofm.models.frame_cnn import FrameCNN, frame_cnn, load_frame_cnn
-from endofm.models.input import InputSpec
+from endofm.models.input import InputSpec, check_clip
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,7 @@ class ViPTTNet(nn.Module):
         return states
 
     def _check(self, clip: Tensor) -> None:
-        if clip.ndim != 5 or clip.shape[1] != 3 or 0 in clip.shape:
-            raise ConfigError(
-                "A clip is [B, 3, T, H, W] with nothing empty, but this one has the shape "
-                f"{list(clip.shape)}."
-            )
+        check_clip(clip)
         if min(clip.shape[-2:]) < self._stride:
             raise ConfigError(
                 f"The clip's frames of {clip.shape[-2]} x {clip.shape[-1]} pixels are too small "

@@ -10,7 +10,7 @@ import pytest
 from endofm.data.annotations import check_annotations
 from endofm.data.manifest import read_manifest
 from endofm.data.synthetic import SCENES, CorpusSpec, SyntheticClip, render_clip, write_corpus
-from endofm.data.synthetic.corpus import plan_clip
+from endofm.data.synthetic.corpus import _write_video, plan_clip
 from endofm.errors import ConfigError
 
 TINY = CorpusSpec(num_clips=3, num_frames=14, height=48, width=64)
@@ -268,6 +268,13 @@ def test_a_spec_that_can_not_be_made_is_explained(
 def test_an_unknown_scene_is_explained() -> None:
     with pytest.raises(ConfigError, match="no scene 'lung'; choose one of colon"):
         render_clip(0, "lung")
+
+
+def test_equal_frames_are_encoded_to_equal_bytes(tmp_path):
+    clip = render_clip(seed=5, scene="colon", has_polyp=False, num_frames=16, height=96, width=96)
+    for number in range(20):  # with libx264's own settings, CPUs with AVX-512 gave four kinds
+        _write_video(tmp_path / f"{number}.mp4", clip, fps=25)
+    assert len({file.read_bytes() for file in tmp_path.glob("*.mp4")}) == 1
 
 
 def test_several_processes_write_the_same_corpus(tmp_path):

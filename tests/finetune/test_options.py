@@ -12,22 +12,14 @@ from finetune.__main__ import read_command
 from finetune.config import Command, FinetuneConfig
 from finetune.plan import gather_material, make_plan
 from tests.labelled import small_finetune, write_labelled
+from tests.options import num_options, option_names
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "finetune" / "configs").glob("*.yaml"))
 
 
-def options(kind=FinetuneConfig, prefix=""):
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(field.type):
-            yield from options(field.type, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
-
-
 def test_there_are_at_most_fifty_options():
-    own = [field.name for field in dataclasses.fields(Command) if field.name != "recipe"]
-    assert 40 < len([*options(), *own]) <= 50
+    assert 40 < num_options(Command, FinetuneConfig) <= 50
 
 
 def test_every_option_is_read_somewhere():
@@ -36,7 +28,7 @@ def test_every_option_is_read_somewhere():
         for folder in ("endofm", "finetune")
         for path in (ROOT / folder).rglob("*.py")
     )
-    for option in options():
+    for option in option_names(FinetuneConfig):
         name = option.split(".")[-1]
         assert re.search(rf"\w\.{name}\b", code), f"{option} is read nowhere"
 
@@ -45,7 +37,7 @@ def test_every_option_has_its_sentence_in_the_help(capsys):
     with pytest.raises(SystemExit):
         read_command(["--help"])
     text = capsys.readouterr().out
-    for option in options():
+    for option in option_names(FinetuneConfig):
         assert f"--{option.replace('_', '-')}" in text, option
 
 

@@ -8,6 +8,8 @@ import av
 import cv2
 import numpy as np
 
+from endofm.data.corpus.encode import X264
+
 Frames = np.ndarray  # uint8 [T, H, W, 3]
 Change = Callable[[Frames, np.random.Generator], Frames]
 
@@ -67,11 +69,12 @@ KINDS: dict[str, tuple[Change, int]] = {
 
 
 def write_h264(path: Path, frames: Frames, crf: int, fps: int) -> Path:
-    """Encode frames as H.264; odd sizes lose a row or column."""
+    """Encode frames as H.264, equal bytes for equal frames; odd sizes lose a row or column."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = (side // 2 * 2 for side in frames.shape[1:3])
     with av.open(str(path), "w") as container:
-        options = {"crf": str(crf), "preset": "veryfast", "x264-params": "log-level=none"}
+        params = f"{X264}:log-level=none"
+        options = {"crf": str(crf), "preset": "veryfast", "x264-params": params}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1

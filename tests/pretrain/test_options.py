@@ -7,22 +7,14 @@ import pytest
 from endofm.config import as_tree, recipe_flags
 from pretrain.__main__ import read_command
 from pretrain.config import Command, PretrainConfig
+from tests.options import num_options, option_names
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "pretrain" / "configs").glob("*.yaml"))
 
 
-def options(kind=PretrainConfig, prefix=""):
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(field.type):
-            yield from options(field.type, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
-
-
 def test_there_are_at_most_fifty_options():
-    own = [field.name for field in dataclasses.fields(Command) if field.name != "recipe"]
-    assert 40 < len([*options(), *own]) <= 50
+    assert 40 < num_options(Command, PretrainConfig) <= 50
 
 
 def test_every_option_is_read_somewhere():
@@ -31,7 +23,7 @@ def test_every_option_is_read_somewhere():
         for folder in ("endofm", "pretrain")
         for path in (ROOT / folder).rglob("*.py")
     )
-    for option in options():
+    for option in option_names(PretrainConfig):
         section, name = option.split(".")
         receiver = rf"(?:config|self|optim|views|data|self\.(?:config|data|views|optim)|{section})"
         assert re.search(rf"\b{receiver}\.{name}\b", code), f"{option} is read nowhere"
@@ -41,7 +33,7 @@ def test_every_option_has_its_sentence_in_the_help(capsys):
     with pytest.raises(SystemExit):
         read_command(["--help"])
     text = capsys.readouterr().out
-    for option in options():
+    for option in option_names(PretrainConfig):
         assert f"--{option.replace('_', '-')}" in text, option
     for kind in (field.type for field in dataclasses.fields(PretrainConfig)):
         source = Path(__import__(kind.__module__, fromlist=["x"]).__file__).read_text("utf-8")
