@@ -1,7 +1,8 @@
-"""A corpus of look-alikes: a spot on a round way, in classes that only its motion tells apart.
+"""A corpus of look-alikes: a chamber that fills, empties or rests; only its motion tells which.
 
-Single frames of all classes are alike, and only stretches of a video are good enough to see the
-spot: what selective sampling and evidence are for.
+Single frames of all classes are alike, every chamber does all three, so that its look tells nothing
+either, and only stretches of a video are good enough to see anything: what selective sampling and
+evidence are for.
 
 ```
 manifest.csv                    path, frames, group, split, label_motion
@@ -10,7 +11,6 @@ videos/motion_00000/0000.png    frames
 ```
 """
 
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,27 +25,24 @@ from endofm.data.synthetic.corpus import claim
 from endofm.data.synthetic.noise import smooth_noise
 from endofm.errors import ConfigError
 
-FORMAT = 1  # raise it when the same spec gives other files
-MOTIONS = ("clockwise", "anticlockwise", "to_and_fro")
-TURN_FRAMES = 60
-"""Frames of a turn, about."""
-SWING_FRAMES = 15
-"""Frames after which what goes to and fro turns back."""
+FORMAT = 2  # raise it when the same spec gives other files
+MOTIONS = ("filling", "emptying", "resting")
 STRETCH_FRAMES = 20
 """Quality changes after so many frames."""
+POOR_GREY = 90.0
 
 
 @dataclass(frozen=True)
 class MotionSpec:
     """What a corpus holds; video i depends on the seed, i and the sizes only."""
 
-    num_videos: int = 90
-    """Videos in all; the three motions take turns."""
-    num_frames: int = 120
+    num_videos: int = 600
+    """Videos in all; three in a row show one chamber, with each of the three motions."""
+    num_frames: int = 80
     """Frames of a video."""
     pixels: int = 64
     """Height and width of a frame, a multiple of 16."""
-    poor_share: float = 0.5
+    poor_share: float = 0.7
     """Chance that a stretch of 20 frames is poor; one stretch of each video is good."""
     seed: int = 0
     """Another seed, another corpus."""
@@ -70,31 +67,30 @@ class MotionSpec:
 class MotionVideo:
     """Frames, and which of them are too poor to see anything."""
 
-    frames: npt.NDArray[np.uint8]  # [T, H, W, 3] RGB
+    frames: npt.NDArray[np.uint8]  # [T, H, W] grey
     is_poor: npt.NDArray[np.bool_]  # [T]
 
 
-def render_motion(spec: MotionSpec, index: int, motion: str) -> MotionVideo:
-    """Video `index` of a corpus with any of the motions: its first frame is the same for all."""
-    streams = np.random.SeedSequence((spec.seed, index)).spawn(3)
+def render_motion(spec: MotionSpec, chamber: int, motion: str) -> MotionVideo:
+    """A chamber of a corpus, with any of the motions; `ConfigError` for another one."""
+    if motion not in MOTIONS:
+        raise ConfigError(f"There is no motion '{motion}'; choose one of {', '.join(MOTIONS)}.")
+    streams = np.random.SeedSequence((spec.seed, chamber)).spawn(3)
     look, quality, grain = (np.random.default_rng(stream) for stream in streams)
     side, times = spec.pixels, np.arange(spec.num_frames)
-    ground = 90 + 22 * smooth_noise(look, (side, side), (side // 4, side // 4))
-    center = side * (0.5 + 0.06 * look.uniform(-1, 1, 2))
-    radius, size = side * look.uniform(0.22, 0.3), side * look.uniform(0.07, 0.1)
-    tint = look.uniform(0.6, 1.0, 3)
-    start, speed = look.uniform(0, 2 * math.pi), 2 * math.pi / TURN_FRAMES * look.uniform(0.8, 1.2)
-    angles = start + speed * _way(motion, times)
+    wall = 110 + 30 * smooth_noise(look, (side, side), (side // 4, side // 4))
+    center = side * (0.5 + 0.08 * look.uniform(-1, 1, 2))
+    least, most = side * look.uniform(0.06, 0.09), side * look.uniform(0.36, 0.42)
+    volumes = _volumes(motion, spec.num_frames, look.uniform())
     stretches = quality.random(-(-spec.num_frames // STRETCH_FRAMES)) < spec.poor_share
     stretches[quality.integers(len(stretches))] = False
     is_poor = stretches[times // STRETCH_FRAMES]
     rows, columns = np.mgrid[:side, :side].astype(np.float32)
-    frames = np.empty((spec.num_frames, side, side, 3), np.uint8)
-    for time, angle in enumerate(angles):
-        row, column = center + radius * np.array([math.sin(angle), math.cos(angle)])
-        spot = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * size**2))
-        picture = ground[..., None] + 120 * spot[..., None] * tint
-        frames[time] = _developed(picture, bool(is_poor[time]), grain)
+    distance = np.hypot(rows - center[0], columns - center[1])
+    frames = np.empty((spec.num_frames, side, side), np.uint8)
+    for time, volume in enumerate(volumes):
+        inside = 1 / (1 + np.exp(distance - (least + (most - least) * volume)))
+        frames[time] = _developed(wall + (35 - wall) * inside, bool(is_poor[time]), grain)
     return MotionVideo(frames, is_poor)
 
 
@@ -103,18 +99,19 @@ def write_motions(
 ) -> Path:
     """Write what is missing of a corpus, and return its manifest.
 
-    Of ten videos of each motion two are for validation and three for the test. Raises `ConfigError`
-    for a folder made from another spec, or one that can't be written.
+    Of ten chambers two are for validation and three for the test, with all their videos. Raises
+    `ConfigError` for a folder made from another spec, or one that can't be written.
     """
     folder, segments = Path(folder), []
     try:
         claim(folder, {"format": FORMAT, **asdict(spec)})
         for index in range(spec.num_videos):
-            motion, turn = MOTIONS[index % len(MOTIONS)], index // len(MOTIONS) % 10
+            chamber, place = divmod(index, len(MOTIONS))
+            motion, turn = MOTIONS[place], chamber % 10
             split = "val" if turn < 2 else "test" if turn < 5 else "train"
             path = f"videos/motion_{index:05d}"
             if not (folder / path).is_dir():
-                _write(folder / path, render_motion(spec, index, motion).frames)
+                _write(folder / path, render_motion(spec, chamber, motion).frames)
             labels = {"motion": motion}
             segments.append(Segment(folder, path, 0, spec.num_frames, path, split, labels))
             if progress is not None:
@@ -128,28 +125,21 @@ def write_motions(
     return folder / "manifest.csv"
 
 
-def _way(motion: str, times: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """How far the spot is on its way at each time, in frames' worth of speed."""
-    if motion not in MOTIONS:
-        raise ConfigError(f"There is no motion '{motion}'; choose one of {', '.join(MOTIONS)}.")
-    if motion == "to_and_fro":
-        period = 2 * SWING_FRAMES
-        return np.asarray(np.abs((times + SWING_FRAMES) % period - SWING_FRAMES), np.float64)
-    return np.asarray(times if motion == "clockwise" else -times, np.float64)
+def _volumes(motion: str, num_frames: int, resting: float) -> npt.NDArray[np.float64]:
+    """How full the chamber is, 0 to 1: over all videos as often one as the other."""
+    if motion == "resting":
+        return np.full(num_frames, resting)
+    rising = np.linspace(0, 1, num_frames)
+    return rising if motion == "filling" else rising[::-1]
 
 
 def _developed(
     picture: npt.NDArray[np.float64], is_poor: bool, grain: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """A frame with noise; a poor one is blurred and nothing but noise to the eye."""
-    side = picture.shape[0]
-    noise = grain.standard_normal(picture.shape)
-    if is_poor:
-        blurred = np.asarray(cv2.GaussianBlur(picture, (0, 0), side / 8), np.float64)
-        picture = blurred.mean() + 0.1 * (blurred - blurred.mean()) + 25 * noise
-    else:
-        picture = picture + 6 * noise
-    return np.asarray(np.clip(picture, 0, 255).round(), np.float64)
+    """A frame with noise; of a poor one nothing else is left."""
+    shown = np.full_like(picture, POOR_GREY) if is_poor else picture
+    noisy = shown + 6 * grain.standard_normal(picture.shape)
+    return np.asarray(np.clip(noisy, 0, 255).round(), np.float64)
 
 
 def _write(target: Path, frames: npt.NDArray[np.uint8]) -> None:
@@ -158,6 +148,6 @@ def _write(target: Path, frames: npt.NDArray[np.uint8]) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for number, frame in enumerate(frames):
-        _, data = cv2.imencode(".png", frame[..., ::-1])
+        _, data = cv2.imencode(".png", frame)
         (part / f"{number:04d}.png").write_bytes(data.tobytes())
     part.rename(target)
