@@ -16,9 +16,8 @@ from endofm.errors import CorpusError, VideoError
 
 Codec = Literal["h264", "hevc", "jpeg", "png", "copy"]
 
-# Closed groups at fixed places. Macroblock trees off: on CPUs with AVX-512 libx264 encodes equal
-# frames to different bytes with them.
-X264 = "open-gop=0:scenecut=0:mbtree=0"
+X264_GROUPS = "open-gop=0:scenecut=0"
+"""For libx264: closed groups at fixed places."""
 _LIBRARIES = {"h264": "libx264", "hevc": "libx265"}
 _THUMBNAIL = 48  # pixels of a side
 # Largest mean difference between thumbnails of a frame given and the same frame read, in levels of
@@ -93,7 +92,7 @@ def _options(codec: str, crf: int, gop_frames: int) -> dict[str, str]:
     if codec == "hevc":
         params = f"open-gop=0:scenecut=0:keyint={gop_frames}:min-keyint={gop_frames}"
         return {**common, "x265-params": f"{params}:pools=1:frame-threads=1:log-level=none"}
-    return {**common, "x264-params": X264}
+    return {**common, "x264-params": X264_GROUPS}
 
 
 def _compare(path: Path, given: list[Frame], reader: PyAVReader) -> float:
