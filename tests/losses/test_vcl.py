@@ -42,13 +42,13 @@ def test_alignment_does_not_reward_one_concept_for_all_clips():
 
 
 def test_the_local_contrast_is_worked_out_by_hand_and_leaves_idle_concepts_out():
-    # two clips, three concepts, the third idle in both and pointing to the wrong clip
+    # two clips, three concepts, the first idle in both and pointing to the wrong clip
     local = torch.tensor(
-        [[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]]
+        [[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]]
     )
     other = local.clone()
-    other[:, 2] = local[:, 2].flip(0)
-    active = torch.tensor([[1.0, 1.0, -1.0], [1.0, 1.0, -1.0]])
+    other[:, 0] = local[:, 0].flip(0)
+    active = torch.tensor([[-1.0, 1.0, 1.0], [-1.0, 1.0, 1.0]])
     # own clip at cosine 1, the other at 0, temperature 0.1
     expected = math.log(1 + math.exp(-10))
     found = local_contrast(local, other, active, active, num_kept=2).item()
