@@ -54,8 +54,9 @@ def peak_memory(config: BenchConfig, recipe: Recipe, way: Way, device: torch.dev
 def take_step(told: dict[str, object]) -> int:
     """One step, with the optimizer's state there as in the middle of a run; the peak."""
     torch.set_num_threads(int(str(told["threads"])))
-    keep_freed_memory()
     device, way = torch.device(str(told["device"])), Way(**told["way"])  # type: ignore[arg-type]
+    if device.type == "cpu":
+        keep_freed_memory()  # as a run does
     recipe = BenchConfig(recipe=Path(str(told["recipe"]))).read_recipe()
     step = make_step(recipe, way, Clock(device))
     views = random_views(recipe, int(str(told["batch_size"])), device)

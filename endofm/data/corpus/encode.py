@@ -16,8 +16,8 @@ from endofm.errors import CorpusError, VideoError
 
 Codec = Literal["h264", "hevc", "jpeg", "png", "copy"]
 
-X264_GROUPS = "open-gop=0:scenecut=0"
-"""For libx264: closed groups at fixed places."""
+CLOSED_GROUPS = "open-gop=0:scenecut=0"
+"""For libx264 and libx265: closed groups at fixed places."""
 _LIBRARIES = {"h264": "libx264", "hevc": "libx265"}
 _THUMBNAIL = 48  # pixels of a side
 # Largest mean difference between thumbnails of a frame given and the same frame read, in levels of
@@ -90,9 +90,9 @@ def _options(codec: str, crf: int, gop_frames: int) -> dict[str, str]:
     """Closed groups at fixed places, so that a clip can be sought into and cut again."""
     common = {"crf": str(crf), "preset": "medium"}
     if codec == "hevc":
-        params = f"open-gop=0:scenecut=0:keyint={gop_frames}:min-keyint={gop_frames}"
+        params = f"{CLOSED_GROUPS}:keyint={gop_frames}:min-keyint={gop_frames}"
         return {**common, "x265-params": f"{params}:pools=1:frame-threads=1:log-level=none"}
-    return {**common, "x264-params": X264_GROUPS}
+    return {**common, "x264-params": CLOSED_GROUPS}
 
 
 def _compare(path: Path, given: list[Frame], reader: PyAVReader) -> float:

@@ -24,7 +24,7 @@ import av
 import cv2
 import numpy as np
 
-from endofm.data.corpus.encode import X264_GROUPS
+from endofm.data.corpus.encode import CLOSED_GROUPS
 from endofm.data.manifest import Segment, write_manifest
 from endofm.data.synthetic.clips import SyntheticClip, check_sizes, render_clip
 from endofm.data.synthetic.world import SCENES
@@ -35,7 +35,7 @@ UPPER = ("esophagus", "stomach")
 """Scenes of the upper gastrointestinal tract; the others are of the lower."""
 # Without macroblock trees: with them libx264 encodes equal frames to different bytes on CPUs with
 # AVX-512. It costs half as much again in bytes, so that `endofm corpus prepare` keeps them.
-X264 = f"{X264_GROUPS}:mbtree=0"
+X264 = f"{CLOSED_GROUPS}:mbtree=0"
 BOX_COLUMNS = ("frame", "x1", "y1", "x2", "y2")
 
 

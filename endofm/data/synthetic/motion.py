@@ -30,6 +30,7 @@ MOTIONS = ("filling", "emptying", "resting")
 STRETCH_FRAMES = 20
 """Quality changes after so many frames."""
 POOR_GREY = 90.0
+"""What is shown, under the noise, where a stretch is poor."""
 
 
 @dataclass(frozen=True)
