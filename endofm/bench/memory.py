@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 import yaml
 
+from endofm.allocator import keep_freed_memory
 from endofm.bench.clock import Clock
 from endofm.bench.measure import as_wanted, make_step, random_views
 from endofm.bench.plan import BenchConfig, Recipe, Way
 from endofm.bench.steps import OurStep, PlainStep
 from endofm.config import as_tree
 from endofm.errors import RunError
-from endofm.training.allocator import keep_freed_memory
 
 
 def peak_memory(config: BenchConfig, recipe: Recipe, way: Way, device: torch.device) -> int:

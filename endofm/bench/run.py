@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from endofm.allocator import keep_freed_memory
 from endofm.bench.clock import Clock
 from endofm.bench.data_path import DataTime, time_data
 from endofm.bench.measure import StepTime, time_steps
 from endofm.bench.memory import peak_memory
 from endofm.bench.plan import BenchConfig, Recipe, Way, ways
 from endofm.models.build import build_backbone
-from endofm.training.allocator import keep_freed_memory
 from endofm.training.estimate import matrix_speed, step_flops
 
 

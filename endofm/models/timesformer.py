@@ -17,6 +17,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from endofm.allocator import give_back_before_gradient, give_back_freed_memory
 from endofm.errors import ConfigError
 from endofm.models.input import InputSpec
 from endofm.models.layers import (
@@ -40,6 +41,8 @@ from endofm.models.packing import (
 )
 
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
+BLOCKS_BETWEEN = 4
+"""Blocks recomputed on a CPU before freed memory is given back again, which costs time."""
 COUNTS = (
     "width",
     "depth",
@@ -293,8 +296,13 @@ class TimeSformer(nn.Module):
         checkpointing as far as memory for the largest lasts. With `space_only` the frames' class
         tokens are averaged before the last norm.
         """
-        packs = in_packs(clips) if self._recomputes else [clips]
-        return torch.cat([self._features(pack) for pack in packs])
+        if not self._recomputes:
+            return self._features(clips)
+        features = []
+        for together in in_packs(clips):
+            features.append(self._features(together))
+            give_back_freed_memory(together[0].device)
+        return torch.cat(features)
 
     def _features(self, clips: Sequence[Tensor]) -> Tensor:
         table, extents = self.embed(*clips)
@@ -359,10 +367,12 @@ class TimeSformer(nn.Module):
 
         The last block spares itself what only patches gain from, unless an adapter wants them.
         """
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
             last = only_class and block is self.blocks[-1] and not block.adapters
             if self._recomputes:
                 table = cast(Tensor, checkpoint(block, table, extents, last, use_reentrant=False))
+                if (len(self.blocks) - 1 - number) % BLOCKS_BETWEEN == 0:
+                    give_back_before_gradient(table)
             else:
                 table = block(table, extents, last)
         if only_class and self.blocks[-1].adapters:

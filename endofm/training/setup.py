@@ -22,10 +22,10 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
 )
 
+from endofm.allocator import keep_freed_memory
 from endofm.config import differences
 from endofm.errors import ConfigError, RunError
 from endofm.processes import gather_objects
-from endofm.training.allocator import keep_freed_memory
 from endofm.training.matmul import use_fast_products
 from endofm.training.peers import Peers, is_failed_collective
 from endofm.training.sharding import sharding_plugin, start_sharding

@@ -6,6 +6,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from endofm import allocator
 from endofm.errors import ConfigError
 from endofm.heads.projection import ProjectionHead
 from endofm.models.packing import Extent
@@ -155,6 +156,19 @@ def test_checkpointing_changes_neither_outputs_nor_gradients_with_drop_path(atte
     assert torch.equal(plain, recomputed)
     for name, grad in plain_grads.items():
         assert torch.equal(grad, recomputed_grads[name]), name
+
+
+def test_checkpointing_gives_freed_memory_back_between_packs_and_every_few_blocks(monkeypatch):
+    given_back = []
+    monkeypatch.setattr(allocator, "_of_glibc", lambda name: given_back.append)
+    for recompute, forward, backward in ((False, 0, 0), (True, 2, 2 * 3)):
+        model = small(depth=9, gradient_checkpointing=recompute).train()
+        features = model(clip(1, 3, 4, 32, 32), clip(1, 3, 4, 32, 16))
+        assert len(given_back) == forward
+        features.sum().backward()
+        assert len(given_back) == forward + backward
+    model.requires_grad_(False)(clip(1, 3, 4, 32, 32))
+    assert len(given_back) == 2 + 2 * 3 + 1
 
 
 @every_attention
