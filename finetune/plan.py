@@ -20,7 +20,13 @@ from endofm.models.vipttnet import ViPTTNet
 from endofm.tasks.starting import Start, find_start, start_task
 from endofm.tasks.task import Task
 from endofm.tasks.tuning import trained_share
-from endofm.training.estimate import cnn_step_bytes, device_memory, frames_step_bytes, step_bytes
+from endofm.training.estimate import (
+    cnn_step_bytes,
+    device_memory,
+    frames_step_bytes,
+    slow_bf16,
+    step_bytes,
+)
 from endofm.training.tuning import TuneSchedule
 from finetune.config import FinetuneConfig
 
@@ -215,6 +221,8 @@ def explain(config: FinetuneConfig, material: Material) -> str:
         f"labels {shares}",
         f"writes to        {config.run.out}",
     ]
+    if slow := slow_bf16(device, config.run.precision):
+        lines.append(f"mind             {slow}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,13 @@ from endofm.data.loader import BatchPlan
 from endofm.errors import ConfigError, RunError
 from endofm.models.build import build_backbone
 from endofm.tasks.pretraining import build_student
-from endofm.training.estimate import device_memory, matrix_speed, step_bytes, step_flops
+from endofm.training.estimate import (
+    device_memory,
+    matrix_speed,
+    slow_bf16,
+    step_bytes,
+    step_flops,
+)
 from endofm.training.schedules import Schedules
 from endofm.training.sharding import num_shards
 from pretrain.config import PretrainConfig
@@ -168,6 +174,8 @@ def explain(config: PretrainConfig, corpus: Corpus, plan: Plan, device: torch.de
         f"all on {plan.batches.world} x {device.type} like this one, if reading keeps up",
         f"writes to        {config.run.out}",
     ]
+    if slow := slow_bf16(device, config.run.precision):
+        lines.append(f"mind             {slow}")
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ class Result:
     clip_flops: float
     """Operations of one clip's step, by the equations (2 a multiply-add)."""
     peak_flops: dict[str, float]
-    """Operations a second of a matrix product, by precision."""
+    """Operations a second of a linear layer's products, by precision."""
     steps: list[StepTime]
     memory: dict[Way, int]
     data: DataTime
@@ -71,7 +71,9 @@ def _measure(
 ) -> Result:
     if device.type == "cpu":
         keep_freed_memory()  # as a run does
-    chosen = ways(config, device)
+    clock = Clock(device, config.time_of)
+    speeds = {kind: matrix_speed(device, kind, clock.now) for kind in ("no", "bf16")}
+    chosen = ways(config, device, has_bf16=speeds["bf16"] >= speeds["no"])
     tell("Reads clips.")
     with tempfile.TemporaryDirectory() as folder:
         data = time_data(config, recipe, Path(folder), device)
@@ -85,7 +87,6 @@ def _measure(
         backbone = build_backbone(
             recipe.model, recipe.views.global_pixels, recipe.views.global_frames[0]
         )
-    clock = Clock(device, config.time_of)
     flops = step_flops(backbone.config, recipe.views.shapes, len(recipe.views.global_frames))
     return Result(
         machine=describe(device),
@@ -96,7 +97,7 @@ def _measure(
         views=recipe.views.shapes,
         run_precision="no" if recipe.run.precision == "no" else "bf16",
         clip_flops=flops,
-        peak_flops={kind: matrix_speed(device, kind, clock.now) for kind in ("no", "bf16")},
+        peak_flops=speeds,
         steps=steps,
         memory=memory,
         data=data,

@@ -11,6 +11,8 @@ from torch import nn
 from endofm.models.rpa3d import RPA3DConfig
 from endofm.models.timesformer import TimeSformerConfig
 
+MEASURED_SECONDS = 1.0
+"""Products that take longer together are not repeated."""
 Shape = tuple[int, int]
 """Frames and pixels (height = width) of a view."""
 
@@ -108,20 +110,49 @@ def device_memory(device: torch.device) -> int:
 
 
 def matrix_speed(
-    device: torch.device, precision: str, now: Callable[[], float] = time.perf_counter
+    device: torch.device,
+    precision: str,
+    now: Callable[[], float] = time.perf_counter,
+    size: int = 0,
 ) -> float:
-    """Floating-point operations a second of a matrix product here, measured in about a second."""
+    """Floating-point operations a second of a linear layer here, measured in about a second.
+
+    Of its three products together, forward and backward: where a CPU has no units for bfloat16,
+    one of them is dozens of times as slow as another. `size` is the side of the square matrices,
+    by default one that a GPU or a CPU reaches its full speed with.
+    """
     kinds = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    size = 8192 if device.type == "cuda" else 1024
-    left, right = (torch.randn(size, size, device=device, dtype=kinds[precision]) for _ in range(2))
-    best = float("inf")
+    size = size or (8192 if device.type == "cuda" else 1024)
+    rows, weight, gradient = (
+        torch.randn(size, size, device=device, dtype=kinds[precision]) for _ in range(3)
+    )
+    # the layer's output, the gradient of its input, that of its weight
+    products = ((rows, weight.T), (gradient, weight), (gradient.T, rows))
+    best, began = [float("inf")] * len(products), now()
     for _ in range(5):
-        _wait(device)
-        start = now()
-        left @ right
-        _wait(device)
-        best = min(best, now() - start)
-    return 2 * size**3 / best
+        for number, (left, right) in enumerate(products):
+            _wait(device)
+            start = now()
+            left @ right
+            _wait(device)
+            best[number] = min(best[number], now() - start)
+        if now() - began > MEASURED_SECONDS:
+            break
+    return 2 * size**3 * len(products) / sum(best)
+
+
+def slow_bf16(device: torch.device, precision: str) -> str:
+    """A warning for a run in bf16 on a CPU that is slower at it than at float32, else ""."""
+    if device.type != "cpu" or precision != "bf16":
+        return ""
+    bf16, float32 = (matrix_speed(device, kind, size=512) for kind in ("bf16", "no"))
+    if bf16 >= float32:
+        return ""
+    return (
+        f"run.precision is bf16, but matrix products in bf16 run at {bf16 / float32:.2g} times the "
+        "speed of float32 ones on this CPU, which has no units for them: a step takes longer, not "
+        "shorter; give --run.precision no."
+    )
 
 
 def _wait(device: torch.device) -> None:

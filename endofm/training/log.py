@@ -26,6 +26,7 @@ from endofm.data.dataset import Broken
 from endofm.data.manifest import Segment
 from endofm.errors import RunError
 from endofm.processes import gather_objects, num_processes, sum_over_processes
+from endofm.training.estimate import slow_bf16
 from endofm.training.monitor import Health
 from endofm.training.setup import Run, write_text
 from endofm.training.trackers import Trackers
@@ -118,6 +119,8 @@ class RunLog:
         run.exits.callback(self.close)
         if self.is_main:
             self._drop_rows_after(first)
+            if slow := slow_bf16(run.device, run.config.precision):
+                self.warn(slow)
         if first and self.quarantine.is_file():
             with self.quarantine.open(encoding="utf-8", newline="") as file:
                 self.broken = {name: reason for name, reason in list(csv.reader(file))[1:]}

@@ -61,7 +61,10 @@ def result(step=2.0, core=0.1, **changes):
     return replace(made, **changes)
 
 
-def test_the_command_measures_and_writes_table_and_figures(tmp_path, capsys):
+@pytest.mark.parametrize("bf16", [4e12, 0.5e12])
+def test_the_command_measures_and_writes_table_and_figures(tmp_path, capsys, monkeypatch, bf16):
+    speeds = {"no": 1e12, "bf16": bf16}
+    monkeypatch.setattr("endofm.bench.run.matrix_speed", lambda device, kind, now: speeds[kind])
     write_video(tmp_path / "clip.mp4", 40, size=(48, 64))
     write_manifest(tmp_path / "manifest.csv", [Segment(tmp_path, "clip.mp4", 0, 40)])
     small_config(tmp_path)
@@ -74,7 +77,7 @@ def test_the_command_measures_and_writes_table_and_figures(tmp_path, capsys):
     assert [(one["way"]["code"], one["way"]["precision"]) for one in found["steps"]] == [
         ("reference", "no"),
         ("ours", "no"),
-        ("ours", "bf16"),
+        *[("ours", "bf16")] * (bf16 > 1e12),
     ]
     for one in found["steps"]:
         assert all(one["parts"][part] > 0 for part in ("teacher", "student", "backward"))
@@ -83,6 +86,7 @@ def test_the_command_measures_and_writes_table_and_figures(tmp_path, capsys):
     assert found["epochs"] == 10 and found["model"] == "timesformer_mini"
     report = (tmp_path / "found.md").read_text()
     assert "10 epochs of 33000 clips take" in report and "times the reference" in report
+    assert ("Steps in bf16 are left out" in report) is (bf16 < 1e12)
     assert "1 clips of manifest.csv" in capsys.readouterr().out
 
 
@@ -99,7 +103,7 @@ def test_all_ways_of_a_step_begin_with_the_same_weights(tmp_path):
 def test_rounds_take_every_way_and_leave_the_products_as_they_were(tmp_path):
     config = replace(small_config(tmp_path), quick=False, repetitions=2)
     before = torch.backends.mkldnn.matmul.fp32_precision
-    chosen = ways(config, torch.device("cpu"))
+    chosen = ways(config, torch.device("cpu"), has_bf16=True)
     times = time_steps(config, config.read_recipe(), chosen, torch.device("cpu"))
     assert [one.way for one in times] == chosen and len(chosen) >= 6
     assert all(one.seconds > 0 for one in times)
@@ -123,6 +127,19 @@ def test_words_say_what_limits():
     assert "the step limits a run, and one worker keeps up (5.0% of its time)" in slow_step
     slow_data = "\n".join(sentences(result(step=0.05, core=0.3)))
     assert "data limits a run with fewer than 6 workers; give --data.workers 6" in slow_data
+
+
+def test_without_bf16_no_way_takes_it_and_the_words_say_why():
+    for quick in (True, False):
+        chosen = ways(BenchConfig(quick=quick), torch.device("cpu"), has_bf16=False)
+        assert chosen[:2] == [Way("reference", "no"), FLOAT32]
+        assert {way.precision for way in chosen} == {"no"}
+    float32 = [one for one in result(step=100.0).steps if one.way != BF16]
+    slow = result(steps=float32, peak_flops={"no": 1e12, "bf16": 5e10}, run_precision="bf16")
+    told = "\n".join(sentences(replace(slow, steps=[replace(o, seconds=100.0) for o in float32])))
+    assert "Steps in bf16 are left out" in told and "0.05 times the speed of float32" in told
+    assert "takes 100 s (ours, float32)" in told
+    assert "left out" not in "\n".join(sentences(result()))
 
 
 def test_words_say_how_long_a_recipe_takes_in_its_own_precision():

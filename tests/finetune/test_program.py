@@ -217,6 +217,21 @@ def test_explaining_trains_nothing(tmp_path, manifest, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_cpu_that_is_slow_in_bf16_is_warned_of(tmp_path, manifest, monkeypatch, capsys):
+    speeds = {"no": 1e12, "bf16": 5e10}
+    monkeypatch.setattr(
+        "endofm.training.estimate.matrix_speed", lambda device, kind, **_: speeds[kind]
+    )
+    AcceleratorState._reset_state(True)
+    config = small_finetune(manifest, tmp_path / "run")
+    config = replace(config, run=replace(config.run, precision="bf16"))
+    (tmp_path / "recipe.yaml").write_text(to_yaml(config), encoding="utf-8")
+    for asked in (["--explain"], []):
+        main(["--config", str(tmp_path / "recipe.yaml"), *asked])
+        told = capsys.readouterr().out
+        assert told.count("give --run.precision no") == 1, asked
+
+
 def test_a_legacy_protocol_chooses_on_the_test_rows_and_says_so(manifest, tmp_path):
     out = finetune(
         small_finetune(manifest, tmp_path / "run", protocol="legacy_polypdiag", positive="polyp")

@@ -317,6 +317,20 @@ def test_sigterm_saves_and_the_same_command_goes_on(manifest, tmp_path):
     assert step >= 2 and rows(tmp_path / "run")[-1]["step"] == step
 
 
+@pytest.mark.parametrize("bf16", [5e10, 2e12])
+def test_a_cpu_that_is_slow_in_bf16_is_warned_of(manifest, tmp_path, monkeypatch, capsys, bf16):
+    speeds = {"no": 1e12, "bf16": bf16}
+    for module in ("endofm.training.estimate", "pretrain.plan"):
+        monkeypatch.setattr(f"{module}.matrix_speed", lambda device, kind, **_: speeds[kind])
+    AcceleratorState._reset_state(True)
+    recipe = flags(small_recipe(manifest, tmp_path / "run", precision="bf16"), tmp_path)
+    for asked in ([], ["--explain"]):
+        main([*recipe, *asked])
+        told = capsys.readouterr().out
+        assert told.count("0.05 times the speed of float32") == int(bf16 < 1e12), asked
+        assert ("give --run.precision no" in told) is (bf16 < 1e12), asked
+
+
 def test_bf16_trains_on_a_cpu_too(manifest, tmp_path):
     losses = []
     for precision in ("no", "bf16"):
