@@ -20,6 +20,7 @@ from endofm.data.manifest import Segment, read_manifest
 from endofm.data.synthetic import render_clip
 from endofm.data.video import open_video
 from endofm.data.video.segment import scaled_size
+from endofm.data.video.timetable import forget
 from endofm.data.views import View, cut_views, draw_indices, view_rng
 from endofm.tasks.pretraining import network_views
 
@@ -76,6 +77,7 @@ def _ours(
 ) -> list[View]:
     """As `endofm.data.dataset.clip_views` does it, with the parts timed."""
     rng = view_rng(0, number, segment.key)
+    forget()  # of a large corpus every clip is new
     with clock.part("open"):
         video = open_video(segment.file, recipe.data.reader)
     with video:
@@ -98,6 +100,7 @@ def _plain(
 ) -> list[torch.Tensor]:
     """Every frame decoded and converted, then float views."""
     rng = view_rng(0, number, segment.key)
+    forget()  # of a large corpus every clip is new
     with clock.part("open"):
         video = open_video(segment.file, recipe.data.reader)
     with video:

@@ -114,6 +114,10 @@ def _clips(
         num_frames, fps = len(video), video.fps
         if source.is_dir():
             _check_frames(video)
+        elif not is_nifti(source):
+            from endofm.data.video.pyav import timetable  # loads FFmpeg, which pictures don't need
+
+            timetable(source, check=True)
     if num_frames < min_frames:
         frames = "1 frame" if num_frames == 1 else f"{num_frames} frames"
         raise VideoError(f"{source} has {frames}, fewer than {min_frames}; it is left out.")

@@ -20,7 +20,7 @@ class DecordReader(BaseReader):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        self._table = table = timetable(path)
+        self._table = table = timetable(path, check=True)
         self.fps, self.size = table.fps, table.size
         if table.container in ("mpegts", "mpeg"):
             raise self._refusal("it is an MPEG stream, in which decord gives wrong frames")

@@ -20,7 +20,7 @@ class OpenCVReader(BaseReader):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        self._table = timetable(path)
+        self._table = timetable(path, check=True)
         self.fps, self.size = self._table.fps, self._table.size
         if self._table.is_interlaced:
             raise self._refusal("it is interlaced, for which OpenCV gives black frames")

@@ -1,14 +1,19 @@
 """Frames through PyAV: exact, or an error.
 
-Short files are decoded once, when opened, and their frames kept as they come (YUV); only wanted
-ones become RGB. Long files get a timetable from their packets; a read seeks back to a key frame and
-decodes on, and every frame on the way must come at the time that the table gives. A corrupt packet,
-a corrupt frame or a decoder's error on the way is an error of the read.
+A file gets a timetable from its packets; a read seeks back to a key frame and decodes on, and every
+frame on the way must come at the time that the table gives. In H.264 of closed groups in MP4 and
+Matroska, pictures that no wanted frame builds upon are left out. A corrupt packet, a corrupt frame
+or a decoder's error on the way is an error of the read.
+
+Short files of other kinds are decoded once, when opened, and their frames kept as they come (YUV);
+only wanted ones become RGB.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -16,6 +21,8 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from endofm.data.video.base import BaseReader, check_file
+from endofm.data.video.h264 import Units, units
+from endofm.data.video.scan import Packets, Scan, rising
 from endofm.data.video.timetable import Timetable, lost_frames, mean_rate, recall, remember
 from endofm.errors import VideoError
 
@@ -24,9 +31,9 @@ _SHORT_BYTES = 512 * 2**20
 _PROBED_FRAMES = 16
 # MPEG program streams make up other times after a seek.
 _UNSEEKABLE = ("mpeg",)
+# Those whose packets have the form that `Units` reads, and their own times.
+_SPARING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _SEEK_GAIN = 8  # frames that a seek must spare to be worth its while
-
-_Packets = Iterable["av.Packet[av.VideoStream]"]
 
 
 class PyAVReader(BaseReader):
@@ -40,7 +47,7 @@ class PyAVReader(BaseReader):
         self._container = self._connect()
         try:
             known = recall(path)
-            if known is None or known.num_frames <= self._room():
+            if known is None or (known.sparing is None and known.num_frames <= self._room()):
                 known = self._survey()
                 remember(path, known)
         except BaseException:
@@ -56,6 +63,16 @@ class PyAVReader(BaseReader):
     def table(self) -> Timetable:
         """When each frame is shown."""
         return self._table
+
+    def check(self) -> None:
+        """Decode every frame of a short file, once a process; `VideoError` for damage anywhere."""
+        if self._table.is_checked:
+            return
+        key, _ = self._key_before(0)
+        for _ in self._on_the_way(self._packets_from(key), np.arange(len(self))):
+            pass
+        self._table = replace(self._table, is_checked=True)
+        remember(self.path, self._table)
 
     def close(self) -> None:
         """Give the file back."""
@@ -118,14 +135,17 @@ class PyAVReader(BaseReader):
         packets = self._packets()
         room = self._room()
         first = list(itertools.islice(packets, room + 2))  # the last packet of all is an empty one
-        scan = _Scan(itertools.chain(first, packets))
+        scan = Scan(itertools.chain(first, packets), _PROBED_FRAMES, self._units())
         promised = len(stream.index_entries)
         if self._container.format.name.startswith("mov,") and promised > scan.num:
             raise VideoError(
                 f"{self.path} is cut off: {scan.num} of the {promised} frames in its index are "
                 "there; copy it again."
             )
-        if scan.num <= room:
+        if scan.sparing is not None:
+            shown = list(self._decoded([first[0], self._end()]))
+            times = scan.times_from([frame.pts for frame in shown])
+        elif scan.num <= room:
             shown = self._kept = list(self._decoded(first))
             times = self._short_times(scan, shown)
         else:
@@ -142,18 +162,34 @@ class PyAVReader(BaseReader):
             self._check_whole(table, 0, num_frames - 1)
         return table
 
+    def _units(self) -> Units | None:
+        """What reads the pictures of packets, if the file is of a kind that may leave some out."""
+        codec = self._stream.codec_context
+        if codec.name != "h264" or self._container.format.name not in _SPARING:
+            return None
+        return units(codec.extradata)
+
+    def _end(self) -> "av.Packet[av.VideoStream]":
+        """The empty packet after which a decoder gives what it holds."""
+        packet = cast("av.Packet[av.VideoStream]", av.Packet())
+        packet.stream = self._stream
+        return packet
+
     def _described(
-        self, scan: "_Scan", shown: list[av.VideoFrame], times: np.ndarray | None, num_frames: int
+        self, scan: Scan, shown: list[av.VideoFrame], times: np.ndarray | None, num_frames: int
     ) -> Timetable:
         first, stream, container = shown[0], self._stream, self._container.format.name
         upright = _turned(np.empty((first.height, first.width)), self._quarters(first))
         assert stream.time_base is not None
+        sparing = None if times is None else scan.sparing
         keys = np.unique(np.array(scan.keys, np.int64))
         return Timetable(
             num_frames=num_frames,
             times=times,
             keys=keys[:0] if container in _UNSEEKABLE else keys,
             lost_before=lost_frames(times, keys) if container == "mpegts" else keys[:0],
+            sparing=sparing,
+            is_checked=sparing is None or num_frames > self._room(),
             time_base=stream.time_base,
             fps=mean_rate(times, stream.time_base, stream.average_rate or stream.guessed_rate),
             size=(upright.shape[0], upright.shape[1]),
@@ -163,9 +199,9 @@ class PyAVReader(BaseReader):
             is_interlaced=any(frame.interlaced_frame for frame in shown),
         )
 
-    def _short_times(self, scan: "_Scan", shown: list[av.VideoFrame]) -> np.ndarray | None:
+    def _short_times(self, scan: Scan, shown: list[av.VideoFrame]) -> np.ndarray | None:
         """The times at which frames came out; an error where announced ones did not."""
-        times = _rising([frame.pts for frame in shown])
+        times = rising([frame.pts for frame in shown])
         if times is None or scan.times is None:
             return None
         missing = np.setdiff1d(scan.times, times)
@@ -175,7 +211,7 @@ class PyAVReader(BaseReader):
             raise self._damage(f"{len(missing)} of its {len(scan.times)} frames can't be decoded")
         return times
 
-    def _count(self, scan: "_Scan", shown: list[av.VideoFrame]) -> int:
+    def _count(self, scan: Scan, shown: list[av.VideoFrame]) -> int:
         """How many frames a file without reliable times shows: all are decoded."""
         if self._kept:
             return len(shown)
@@ -223,24 +259,56 @@ class PyAVReader(BaseReader):
         return int(table.keys[place]), int(np.searchsorted(table.times, table.keys[place]))
 
     def _stretch(self, run: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode from the key frame before `run` to its last frame; all must come in time."""
+        """Decode from the key frame before `run` as far as its frames need."""
+        key, start = self._key_before(run[0])
+        among, last = set(run), run[-1]
+        self._check_whole(self._table, start, last)
+        if self._table.sparing is not None:
+            needed = self._table.sparing.needed(run)
+            last = int(needed[-1])
+            packets = self._chosen(self._packets_from(key), needed)
+            try:
+                for index, frame in self._on_the_way(packets, needed):
+                    if index in among:
+                        among.remove(index)
+                        yield index, frame
+                return
+            except VideoError:
+                pass  # whether it is damage is for whole decoding to say
+        for index, frame in self._on_the_way(self._packets_from(key), np.arange(start, last + 1)):
+            if index in among:
+                yield index, frame
+
+    def _on_the_way(
+        self, packets: Packets, expected: np.ndarray
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames with their indices, which must be the expected ones, each at its time."""
         times = self._table.times
         assert times is not None
-        key, start = self._key_before(run[0])
-        index = start
-        among = set(run)
-        self._check_whole(self._table, start, run[-1])
-        for frame in self._decoded(self._packets_from(key)):
-            if index == start and frame.pts is not None and frame.pts < times[start]:
+        place = 0
+        for frame in self._decoded(packets):
+            index = int(expected[place])
+            if place == 0 and frame.pts is not None and frame.pts < times[index]:
                 continue  # of the group before
             if frame.pts != times[index]:
                 raise self._damage(f"its frame {index} does not come at its time")
-            if index in among:
-                yield index, frame
-            index += 1
-            if index > run[-1]:
+            yield index, frame
+            place += 1
+            if place == len(expected):
                 return
-        raise self._damage(f"its frame {index} can't be decoded")
+        raise self._damage(f"its frame {expected[place]} can't be decoded")
+
+    def _chosen(self, packets: Packets, needed: np.ndarray) -> Packets:
+        """The packets of these frames, and an end."""
+        assert self._table.times is not None
+        times = set(self._table.times[needed].tolist())
+        for packet in packets:
+            if packet.pts in times:
+                times.remove(packet.pts)
+                yield packet
+            if not times:
+                break
+        yield self._end()
 
     def _check_whole(self, table: Timetable, start: int, last: int) -> None:
         """Raise `VideoError` where a frame is lost, for those after it build upon it."""
@@ -248,7 +316,7 @@ class PyAVReader(BaseReader):
         if len(lost):
             raise self._damage(f"a frame is lost before its frame {lost[0]}")
 
-    def _packets_from(self, key: int | None) -> _Packets:
+    def _packets_from(self, key: int | None) -> Packets:
         """Packets from the key packet at that time, or an earlier one."""
         if key is not None:
             try:
@@ -264,7 +332,7 @@ class PyAVReader(BaseReader):
         self._reconnect()
         return self._packets()
 
-    def _packets(self) -> _Packets:
+    def _packets(self) -> Packets:
         try:
             yield from self._container.demux(self._stream)
         except av.FFmpegError as error:
@@ -272,7 +340,7 @@ class PyAVReader(BaseReader):
         except IndexError as error:  # PyAV's own
             raise self._damage("a stream begins on the way that its head does not name") from error
 
-    def _decoded(self, packets: _Packets) -> Iterator[av.VideoFrame]:
+    def _decoded(self, packets: Packets) -> Iterator[av.VideoFrame]:
         """Frames in the order shown, from the first key packet on; `VideoError` for damage.
 
         Whether pictures that are shown before it come out is the decoder's to say, for they may
@@ -325,58 +393,19 @@ class PyAVReader(BaseReader):
         )
 
 
-class _Scan:
-    """What the packets of a file tell without decoding."""
+def timetable(path: Path, check: bool = False) -> Timetable:
+    """When each frame of a file is shown; made once a process and file. Raises `VideoError`.
 
-    def __init__(self, packets: _Packets):
-        self.num = self.num_hidden = 0
-        self.is_open_gop = False
-        self.keys: list[int] = []
-        times: list[int | None] = []
-        for packet in packets:
-            if not packet.size:
-                continue
-            self.num += 1
-            time = packet.pts
-            if packet.is_keyframe and time is not None:
-                self.keys.append(time)
-            elif self.keys and time is not None and time < self.keys[-1]:
-                self.is_open_gop = True
-            if packet.is_discard:
-                self.num_hidden += 1
-            elif self.keys and (time is not None or self.num > _PROBED_FRAMES):
-                times.append(time)
-        # Only leading pictures, which are probed, may come without a time.
-        known = [time for time in times if time is not None]
-        self.times: np.ndarray | None = np.unique(np.array(known, np.int64))
-        if not known or len(self.times) < len(times):
-            self.times = None
-
-    def times_from(self, shown: list[int | None]) -> np.ndarray | None:
-        """The table that starts with the times `shown`; `None` where packets say otherwise."""
-        first = _rising(shown)
-        if self.times is None or first is None:
-            return None
-        times = self.times[self.times >= first[0]]
-        return times if np.array_equal(times[: len(first)], first) else None
-
-
-def timetable(path: Path) -> Timetable:
-    """When each frame of a file is shown; made once a process and file. Raises `VideoError`."""
+    With `check`, also for damage anywhere in a short file.
+    """
     check_file(path)
     known = recall(path)
-    if known is None:
+    if known is None or (check and not known.is_checked):
         with PyAVReader(path) as reader:
+            if check:
+                reader.check()
             known = reader.table
     return known
-
-
-def _rising(times: list[int | None]) -> np.ndarray | None:
-    """As an array, if every one is known and later than the one before."""
-    if None in times:
-        return None
-    array = np.array(times, np.int64)
-    return array if (np.diff(array) > 0).all() else None
 
 
 def _turned(picture: np.ndarray, quarters: int) -> np.ndarray:

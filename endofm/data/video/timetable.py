@@ -1,6 +1,7 @@
 """When each frame of a file is shown."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -8,6 +9,37 @@ from pathlib import Path
 import numpy as np
 
 _MAX_REMEMBERED = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Sparing:
+    """Which frames need no decoding, for a file in which that is certain; all arrays [frames].
+
+    Its groups are closed: no frame of one builds upon another group, and all are shown together.
+    """
+
+    order: np.ndarray
+    """The place of each frame's packet in the file."""
+    group: np.ndarray
+    """The number of its group, rising."""
+    is_spare: np.ndarray
+    """Whether no other frame builds upon it."""
+
+    def needed(self, wanted: Sequence[int]) -> np.ndarray:
+        """The frames to decode in order to have the wanted ones; indices, both rising.
+
+        Of every group, those that others may build upon, as far as the last wanted one; and the
+        wanted ones.
+        """
+        chosen = np.asarray(wanted)
+        groups = self.group[chosen]
+        start, stop = np.searchsorted(self.group, [groups[0], groups[-1] + 1])
+        is_needed = ~self.is_spare[start:stop]
+        is_needed[chosen - start] = True
+        last = np.full(groups[-1] - groups[0] + 1, -1)
+        np.maximum.at(last, groups - groups[0], self.order[chosen])
+        is_early = self.order[start:stop] <= last[self.group[start:stop] - groups[0]]
+        return np.asarray(start + np.flatnonzero(is_needed & is_early))
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +53,10 @@ class Timetable:
     """Presentation times of the key packets, rising: decoding may start there."""
     lost_before: np.ndarray
     """Indices of frames before which one is lost that they may build upon."""
+    sparing: Sparing | None
+    """Which frames need no decoding; `None`: not known, so decoding leaves none out."""
+    is_checked: bool
+    """Whether all has been looked at that ever will be: every frame, where a file is short."""
     time_base: Fraction
     fps: float
     size: tuple[int, int]
@@ -67,6 +103,11 @@ def remember(path: Path, table: Timetable) -> None:
     _remembered[_key(path)] = table
     while len(_remembered) > _MAX_REMEMBERED:
         _remembered.popitem(last=False)
+
+
+def forget() -> None:
+    """Drop all timetables, as a run over more files than are kept does."""
+    _remembered.clear()
 
 
 def _key(path: Path) -> _Key:
