@@ -18,6 +18,8 @@ Codec = Literal["h264", "hevc", "jpeg", "png", "copy"]
 
 CLOSED_GROUPS = "open-gop=0:scenecut=0"
 """For libx264 and libx265: closed groups at fixed places."""
+_CHEAP_TO_DECODE = "cabac=0:b-pyramid=none"
+"""For libx264: a clip is written once and read in every epoch. See docs/corpus.md for the price."""
 _LIBRARIES = {"h264": "libx264", "hevc": "libx265"}
 _THUMBNAIL = 48  # pixels of a side
 # Largest mean difference between thumbnails of a frame given and the same frame read, in levels of
@@ -92,7 +94,7 @@ def _options(codec: str, crf: int, gop_frames: int) -> dict[str, str]:
     if codec == "hevc":
         params = f"{CLOSED_GROUPS}:keyint={gop_frames}:min-keyint={gop_frames}"
         return {**common, "x265-params": f"{params}:pools=1:frame-threads=1:log-level=none"}
-    return {**common, "x264-params": CLOSED_GROUPS}
+    return {**common, "x264-params": f"{CLOSED_GROUPS}:{_CHEAP_TO_DECODE}"}
 
 
 def _compare(path: Path, given: list[Frame], reader: PyAVReader) -> float:

@@ -9,8 +9,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 
 from endofm.data.corpus.merge import merge
 from endofm.data.corpus.prepare import Shard, prepare
@@ -53,6 +55,17 @@ def test_clips_hold_the_frames_of_the_source_for_every_reader(tmp_path):
         steps = np.diff(table.times)
         assert (steps == steps[0]).all()
         assert np.searchsorted(table.times, table.keys).tolist() == [0, 12, 24, 36]
+
+
+def test_clips_are_cheap_to_decode(tmp_path):
+    write_video(tmp_path / "in/a.mp4", 36, b_frames=3)
+    (segment,) = read_manifest(prepare(own(tmp_path / "in", tmp_path / "out")).manifest)
+    assert b"cabac=0" in segment.file.read_bytes()  # among the settings that libx264 leaves there
+    with av.open(str(segment.file)) as container:
+        is_b = [frame.pict_type == PictureType.B for frame in container.decode(video=0)]
+    with PyAVReader(segment.file) as video:
+        assert sum(is_b) > 10
+        assert video.table.sparing.is_spare.tolist() == is_b
 
 
 def test_pictures_come_in_natural_order_at_the_given_rate(tmp_path):
