@@ -60,8 +60,8 @@ class Demo:
     """Folder for corpus, runs and page."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run each."""
-    num_clips: int = 360
-    """Clips of the corpus; two thirds are trained on, one third is held out."""
+    num_clips: int = 480
+    """Clips of the corpus; half are trained on, half are held out."""
     recipe: Path = RECIPE
     """Which recipe pretrains."""
     epochs: float | None = None
@@ -82,8 +82,9 @@ def main() -> None:
 def run_demo(demo: Demo, console: Console) -> Path:
     """Corpus, runs, scores, page; the page's path."""
     start = time.perf_counter()
-    # Not a corpus on which the recipe's settings were chosen (seeds 0 and 1).
-    spec = CorpusSpec(demo.num_clips, num_frames=16, height=96, width=96, seed=2, test_share=1 / 3)
+    # Not a corpus on which the recipe's settings were chosen, nor one that was scored before. As many
+    # clips are held out as are trained on: with 120 one score was off by 5 points for want of clips.
+    spec = CorpusSpec(demo.num_clips, num_frames=16, height=96, width=96, seed=3, test_share=1 / 2)
     console.print(f"[bold]1  corpus[/]  {spec.num_clips} synthetic clips")
     manifest = write_corpus(demo.out / "corpus", spec, workers=os.cpu_count() or 1)
     recipe = read_command(["--config", str(demo.recipe)]).recipe

@@ -61,7 +61,8 @@ def test_two_processes_share_a_folder_lock_and_tell_a_fault_once(tmp_path):
     second = start("pretrain", config, 2)
     told = finish(second)
     assert second.returncode and told.count("Another run is writing to") == 1, told[-4000:]
-    assert f'File "{ROOT}' not in told  # the launcher has a traceback of its own
+    # the launcher, which may lie in an environment below ROOT, has a traceback of its own
+    assert not any(f'File "{ROOT / room}' in told for room in ("endofm", "pretrain"))
     rows = num_rows(out)
     wait_for(first, lambda: num_rows(out) > rows)
     first.send_signal(signal.SIGTERM)
