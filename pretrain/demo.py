@@ -82,8 +82,8 @@ def main() -> None:
 def run_demo(demo: Demo, console: Console) -> Path:
     """Corpus, runs, scores, page; the page's path."""
     start = time.perf_counter()
-    # Not a corpus on which the recipe's settings were chosen, nor one that was scored before. As many
-    # clips are held out as are trained on: with 120 one score was off by 5 points for want of clips.
+    # Not a corpus on which the recipe's settings were chosen. As many clips are held out as are
+    # trained on: with 120, one score is off by 5 points for want of clips (standard error).
     spec = CorpusSpec(demo.num_clips, num_frames=16, height=96, width=96, seed=3, test_share=1 / 2)
     console.print(f"[bold]1  corpus[/]  {spec.num_clips} synthetic clips")
     manifest = write_corpus(demo.out / "corpus", spec, workers=os.cpu_count() or 1)
