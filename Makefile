@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m pretrain.demo --out $(DEMO)
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n auto
+	$(BIN)/python -m pytest -m 'not slow' -n auto
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -22,6 +22,13 @@ STEMS = ["test_resnet", "test_convnext", "test_efficientnet"]
 every_stem = pytest.mark.parametrize("stem", STEMS)
 
 
+@pytest.fixture(autouse=True)
+def without_onednn():
+    """With it torch 2.14 aborts in the backward pass of ConvNeXt on some CPUs with AVX2 only."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
 def small(stem="test_resnet", seed=0, **overrides) -> STFM:
     """Streams of 8 channels; the stride is 32."""
     torch.manual_seed(seed)
