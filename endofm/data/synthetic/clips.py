@@ -11,7 +11,7 @@ from endofm.data.synthetic.imaging import Imager
 from endofm.data.synthetic.noise import FloatArray, smooth_noise
 from endofm.data.synthetic.polyps import Polyp, grow_polyp
 from endofm.data.synthetic.shading import shade
-from endofm.data.synthetic.tracing import cast_rays, trace
+from endofm.data.synthetic.tracing import cast_rays, enter_sphere, trace
 from endofm.data.synthetic.world import SCENES, World, build_world
 from endofm.errors import ConfigError
 
@@ -98,7 +98,7 @@ def _find_way(
         if rng.random() < 0.25:
             polyps.append(grow_polyp(rng, world, near=float(rng.uniform(0.5, 1.5))))
         camera = drive_camera(rng, world, polyps[0], num_frames)
-        score = _score(world, polyps, camera, imager, wish)
+        score = _score(world, polyps, camera, imager, wish, 0.0 if best is None else best[0])
         if best is None or score > best[0]:
             best = score, polyps, camera
         if score >= 1:
@@ -107,24 +107,36 @@ def _find_way(
     return best[1], best[2]
 
 
-def _score(world: World, polyps: list[Polyp], camera: Camera, imager: Imager, wish: float) -> float:
+def _score(
+    world: World, polyps: list[Polyp], camera: Camera, imager: Imager, wish: float, to_beat: float
+) -> float:
     """How well polyps are seen, from a small preview; 1 or more is good enough.
 
     They should fill 5 % of the view in most of the frames, and the share `wish` in one at least.
+    Where the balls that hold them, or the rays into these alone, show that a score above `to_beat`
+    is out of reach, it is 0, and the rest of the preview is left out.
     """
     height, width = imager.size
     scale = 32 / min(height, width)
     size = round(height * scale), round(width * scale)
     frames = np.unique(np.linspace(0, len(camera.position) - 1, 12).round().astype(int))
     rays = cast_rays(camera.position[frames], camera.axes[frames], camera.rays(*size))
-    hits = trace(world, polyps, rays, None)
     view = cv2.resize(imager.view, size[::-1], interpolation=cv2.INTER_AREA) > 0.5
-    shown = (hits.instance > 0).reshape(len(frames), *size) & view
-    share = shown.sum((1, 2)) / view.sum()
-    nearest = float(hits.reach.min())
-    if nearest < 0.1 or float(share.max()) > 0.6:
+
+    def rate(shown: npt.NDArray[np.bool_]) -> tuple[float, float]:
+        share = (shown.reshape(len(frames), *size) & view).sum((1, 2)) / view.sum()
+        most = float(share.max())
+        return min(float((share >= 0.05).mean()) / 0.65, most / wish), most
+
+    shown = np.logical_or.reduce([enter_sphere(polyp, rays)[1] for polyp in polyps])
+    if rate(shown)[0] <= to_beat:
         return 0.0
-    return min(float((share >= 0.05).mean()) / 0.65, float(share.max()) / wish)
+    shown[shown] = trace(world, polyps, rays.pick(shown), None).instance[:, 0] > 0
+    if rate(shown)[0] <= to_beat:
+        return 0.0
+    hits = trace(world, polyps, rays, None)
+    score, most = rate(hits.instance > 0)
+    return 0.0 if float(hits.reach.min()) < 0.1 or most > 0.6 else score
 
 
 def _render(

@@ -40,15 +40,14 @@ class Polyp:
     def distance(self, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
         """About how far points are from its surface, negative within."""
         a, b, n = self.local(x, y, z)
-        result: FloatArray | None = None
-        for ca, cb, cn, ra, rb, rn in self.parts:
-            u, v, w = (a - ca) / ra, (b - cb) / rb, (n - cn) / rn
-            near = np.sqrt(u * u + v * v + w * w) + np.float32(1e-4)
-            u, v, w = u / ra, v / rb, w / rn
-            gradient = np.sqrt(u * u + v * v + w * w) + np.float32(1e-4)
-            part = near * (near - 1) / gradient
-            result = part if result is None else smooth_min(result, part, 0.22 * self.size)[0]
-        assert result is not None
+        ca, cb, cn, ra, rb, rn = self.parts.T.reshape(6, -1, *[1] * a.ndim)  # each [K, 1, ...]
+        u, v, w = (a - ca) / ra, (b - cb) / rb, (n - cn) / rn
+        near = np.sqrt(u * u + v * v + w * w) + np.float32(1e-4)
+        u, v, w = u / ra, v / rb, w / rn
+        gradient = np.sqrt(u * u + v * v + w * w) + np.float32(1e-4)
+        result, *others = near * (near - 1) / gradient
+        for part in others:
+            result = smooth_min(result, part, 0.22 * self.size)[0]
         height, fineness = self.bumps
         if height:
             rate = np.float32(fineness / self.size)

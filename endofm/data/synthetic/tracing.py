@@ -115,6 +115,16 @@ def _march_on(world: World, rays: Rays, reach: FloatArray) -> None:
         reach[left] = march(world, rays.pick(left), reach[left][:, None], 20)[:, 0]
 
 
+def enter_sphere(polyp: Polyp, rays: Rays) -> tuple[FloatArray, np.ndarray]:
+    """Where rays enter the ball that holds a polyp, and which of them do, [F * H, W]."""
+    center, radius = polyp.sphere
+    offset = [o - c for o, c in zip(rays.origin, center, strict=True)]
+    along = -sum(o * d for o, d in zip(offset, rays.direction, strict=True))
+    square = along * along - sum(o * o for o in offset) + np.float32(radius * radius)
+    entry = along - np.sqrt(np.maximum(square, 0))
+    return entry, (square > 0) & (along > 0)
+
+
 def _meet_polyp(
     world: World,
     polyp: Polyp,
@@ -125,12 +135,8 @@ def _meet_polyp(
     instance: np.ndarray,
 ) -> None:
     """Shorten the rays that meet a polyp before the wall, in place."""
-    center, radius = polyp.sphere
-    offset = [o - c for o, c in zip(rays.origin, center, strict=True)]
-    along = -sum(o * d for o, d in zip(offset, rays.direction, strict=True))
-    square = along * along - sum(o * o for o in offset) + np.float32(radius * radius)
-    entry = along - np.sqrt(np.maximum(square, 0))
-    chosen = (square > 0) & (along > 0) & (entry < reach)
+    entry, enters = enter_sphere(polyp, rays)
+    chosen = enters & (entry < reach)
     if not chosen.any():
         return
     few = rays.pick(chosen)

@@ -31,7 +31,7 @@ class CenterLine:
         """Offsets x and y of the centre at each depth."""
         x = np.float32(self.sway[0]) * np.sin(np.float32(self.rate[0]) * depth + self.phase[0])
         y = np.float32(self.sway[1]) * np.sin(np.float32(self.rate[1]) * depth + self.phase[1])
-        return x.astype(np.float32), y.astype(np.float32)
+        return np.asarray(x, np.float32), np.asarray(y, np.float32)
 
     def slope(self, depth: FloatArray) -> tuple[FloatArray, FloatArray]:
         """How fast the offsets change with depth."""
