@@ -76,13 +76,16 @@ class HalvingBlock(nn.Module):
         self.conv2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(filters)
         self.shortcut = nn.Sequential(
-            nn.Conv2d(channels, filters, 1, stride=2, bias=False), nn.BatchNorm2d(filters)
+            nn.Conv2d(channels, filters, 1, bias=False), nn.BatchNorm2d(filters)
         )
 
     def forward(self, maps: Tensor) -> Tensor:  # [N, C, h, w] -> [N, C', h / 2, w / 2]
         """None below 0."""
         inner = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(maps)))))
-        return F.relu(inner + self.shortcut(maps))
+        # Halved here rather than by the convolution: the gradient of one of 1 x 1 and stride 2 with
+        # channels last and fewer than 8 of them (16 with AVX-512) writes beyond its memory on CPUs
+        # (oneDNN issue 6035, torch 2.14).
+        return F.relu(inner + self.shortcut(maps[..., ::2, ::2]))
 
 
 class TemporalStream(nn.Module):
