@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import scipy
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from scipy.special import stdtrit
 
 from endofm import __version__
 from endofm.config import as_tree, differences, to_yaml
@@ -183,7 +183,8 @@ def spread_of(values: Mapping[int, float | None]) -> dict[str, Any]:
     told |= {"mean": fmean(known), "min": min(known), "max": max(known)}
     if len(known) > 1:
         std = stdev(known)
-        reach = float(stdtrit(len(known) - 1, (1 + LEVEL) / 2)) * std / math.sqrt(len(known))
+        quantile = float(scipy.special.stdtrit(len(known) - 1, (1 + LEVEL) / 2))
+        reach = quantile * std / math.sqrt(len(known))
         told |= {"std": std, "low": told["mean"] - reach, "high": told["mean"] + reach}
     return told
 

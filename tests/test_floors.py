@@ -57,3 +57,13 @@ def test_importing_the_library_leaves_seeds_threads_and_signals_alone():
     imports = "import endofm" + "".join(f", endofm.{room}" for room in rooms)
     code = f"import signal, numpy, torch; before = {state}; {imports}; assert before == {state}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_command_starts_without_what_only_some_work_needs():
+    heavy = ("timm", "torchvision", "sklearn", "matplotlib", "wandb", "torch._dynamo")
+    heavy += ("torch.distributed.fsdp", "scipy.special", "scipy.ndimage")
+    code = (
+        "import sys, endofm.cli, pretrain.__main__, finetune.__main__;"
+        f"found = [name for name in {heavy} if name in sys.modules]; assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from endofm.heads.detection import MAX_LOG_DISTANCE, LevelMaps, classifier, flatten
 
@@ -84,6 +83,8 @@ class Alignment(nn.Module):
 
     def forward(self, maps: Tensor, edges: Tensor) -> Tensor:
         """[B, T, C, h, w] with edges [B, T, 4, h, w], in cells -> [B, T, C, h, w]."""
+        from torchvision.ops import deform_conv2d
+
         offsets = self.offsets(edges.flatten(0, 1).to(self.offsets.weight.dtype))
         # The operator has no reduced precision.
         with torch.autocast(maps.device.type, enabled=False):

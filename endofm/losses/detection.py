@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 CENTER_RADIUS = 1.5
 """How far from a box's centre a point may lie to answer for it, in strides."""
@@ -113,6 +112,8 @@ def box_losses(logits: Tensor, distances: Tensor, assigned: Assigned) -> tuple[T
     Focal loss over all points, per point that answers for a box; GIoU weighted by the centre-ness
     each has to say. Where no point answers for a box the second is 0, and all stays finite.
     """
+    from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
     truth = F.one_hot(assigned.classes + 1, logits.shape[-1] + 1)[..., 1:].float()
     is_box = assigned.classes >= 0
     focal = sigmoid_focal_loss(logits.float(), truth, reduction="sum") / is_box.sum().clamp(min=1)

@@ -4,12 +4,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegressionCV
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 Features = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.str_]
@@ -68,6 +62,8 @@ def whitened_knn_predict(
     The leading principal components of `train`, each scaled to deviation 1. In features that one
     direction dominates, plain nearest neighbours are neighbours in that direction only.
     """
+    from sklearn.decomposition import PCA
+
     components = min(components, train.shape[1], len(train) - 1)
     whitening = PCA(components, whiten=True, svd_solver="full").fit(train)
     return knn_predict(whitening.transform(train), labels, whitening.transform(test))
@@ -84,6 +80,11 @@ def linear_model(train: Features, labels: Labels, seed: int = 0) -> Any:
 
     The strength of the penalty is chosen by stratified cross-validation inside `train`.
     """
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     folds = min(5, int(np.unique(labels, return_counts=True)[1].min()))
     if folds < 2:
         raise ValueError("Every label needs at least two training clips for a linear probe.")
@@ -103,6 +104,8 @@ def linear_model(train: Features, labels: Labels, seed: int = 0) -> Any:
 
 def balanced_accuracy(truth: Labels, predicted: Labels) -> float:
     """Mean over the classes of the share found; chance is 1 / classes."""
+    from sklearn.metrics import balanced_accuracy_score
+
     return float(balanced_accuracy_score(truth, predicted))
 
 

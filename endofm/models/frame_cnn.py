@@ -4,14 +4,15 @@ import difflib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
-from timm.models import FeatureListNet
 from torch import nn
 
 from endofm.errors import ConfigError, WeightsError
 from endofm.models.weight_files import reason
+
+if TYPE_CHECKING:
+    from timm.models import FeatureListNet
 
 FIRST_STAGE_PIXELS = 4
 """Pixels from place to place of a CNN's first stage; finer maps belong to what leads there."""
@@ -40,6 +41,8 @@ def frame_cnn(name: str) -> FrameCNN:
     Raises `ConfigError` for a name that timm does not know, or one that gives no feature maps of
     several sizes.
     """
+    import timm
+
     if name not in timm.list_models():  # with a tag it would still be a name of weights
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models())
         meant = f"did you mean {' or '.join(near)}" if near else "timm.list_models() lists them"
@@ -53,6 +56,8 @@ def load_frame_cnn(stem: nn.Module, stages: nn.Module, source: str | Path) -> Fr
     `source` is a name of timm with or without a tag (downloaded, or from timm's cache). Raises
     `WeightsError` where they can't be had, or are those of another CNN; nothing is changed then.
     """
+    import timm
+
     try:
         image = _divided(str(source), timm.create_model(str(source), pretrained=True))
     except ConfigError as error:
@@ -98,8 +103,10 @@ def _divided(name: str, network: Any) -> FrameCNN:
     )
 
 
-def _features(name: str, network: Any) -> FeatureListNet:
+def _features(name: str, network: Any) -> "FeatureListNet":
     """What timm makes of a network: as a row of modules that give maps."""
+    from timm.models import FeatureListNet
+
     info = getattr(network, "feature_info", None)
     for flat in (False, True):  # stages are modules of their own, or parts of one
         try:

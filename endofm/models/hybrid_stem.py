@@ -7,8 +7,6 @@ without padding, and shortcut projections normalised channel by channel.
 
 from functools import partial
 
-from timm.layers import GroupNormAct, StdConv2d
-from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +18,9 @@ class HybridStem(nn.Module):
     """A frame's features at stride 16, and those at strides 8, 4 and 2 for a decoder's skips."""
 
     def __init__(self, depths: tuple[int, int, int] = (3, 4, 9)) -> None:
+        from timm.layers import GroupNormAct, StdConv2d
+        from timm.models.resnetv2 import ResNetV2
+
         super().__init__()
         self.net = ResNetV2(
             depths,

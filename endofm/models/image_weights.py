@@ -14,11 +14,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
 
-import timm
 import torch
-from timm.layers import GELU, Mlp
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from endofm.errors import WeightsError
@@ -27,6 +25,9 @@ from endofm.models.layouts import Recognized, recognize
 from endofm.models.timesformer import DividedBlock, TimeSformer, TimeSformerConfig
 from endofm.models.weight_files import reason
 from endofm.models.weights import LoadReport, compare, read_checkpoint, some, why_left_out
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 PLAIN = "vit_base_patch16_224.dino"
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -151,7 +152,7 @@ def _fold_layer_scale(tensors: dict[str, Tensor]) -> list[str]:
 def _fitted_positions(image: ImageWeights, config: TimeSformerConfig) -> Tensor:
     positions = image.tensors["pos_embed"].detach().float()
     places = positions.shape[1]
-    if isinstance(image.network, VisionTransformer):
+    if is_vit(image.network):
         rows, columns = image.network.patch_embed.grid_size
     else:  # a file: a square grid, with a place for the class token or without
         rows = columns = math.isqrt(places)
@@ -181,6 +182,8 @@ def image_of_file(found: Recognized, name: str) -> ImageWeights:
 
 def untrained_image(name: str) -> ImageWeights:
     """The network of timm by that name, untrained; raises `WeightsError`, naming the nearest."""
+    import timm
+
     try:
         return _of_network(name, timm.create_model(name))
     except Exception as error:  # timm has no error of its own for an unknown name
@@ -193,6 +196,8 @@ def untrained_image(name: str) -> ImageWeights:
 
 def download_image(name: str) -> ImageWeights:
     """The network of timm by that name with its weights, downloaded or from timm's cache."""
+    import timm
+
     try:
         return _of_network(name, timm.create_model(name, pretrained=True))
     except Exception as error:  # no network, no disk, no such weights: each has its own kind
@@ -200,6 +205,13 @@ def download_image(name: str) -> ImageWeights:
             f"The weights {name!r} can't be downloaded ({reason(error)}); get them where there is "
             "a network and give the .safetensors or .pth file instead."
         ) from error
+
+
+def is_vit(network: nn.Module | None) -> "TypeGuard[VisionTransformer]":
+    """Whether a network is timm's plain ViT (or of a class derived from it)."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return isinstance(network, VisionTransformer)
 
 
 def _of_network(name: str, network: nn.Module) -> ImageWeights:
@@ -210,14 +222,14 @@ def refuse_what_differs(image: ImageWeights, config: TimeSformerConfig) -> None:
     """Raises `WeightsError` where the image ViT computes something else than such a TimeSformer."""
     refuse_other_parts(image)
     _refuse_other_sizes(image, config)
-    if isinstance(image.network, VisionTransformer):
+    if is_vit(image.network):
         _refuse_other_network(image.name, image.network, config)
 
 
 def refuse_other_parts(image: ImageWeights) -> None:
     """Raises `WeightsError` for a part that no TimeSformer has, or one that it must have."""
     network = image.network
-    if network is not None and not isinstance(network, VisionTransformer):
+    if network is not None and not is_vit(network):
         raise WeightsError(
             f"{image.name} is a {type(network).__name__}, not timm's plain VisionTransformer; "
             f"choose one, such as {PLAIN}."
@@ -252,8 +264,13 @@ def _refuse_other_sizes(image: ImageWeights, config: TimeSformerConfig) -> None:
         )
 
 
-def _refuse_other_network(name: str, network: VisionTransformer, config: TimeSformerConfig) -> None:
+def _refuse_other_network(
+    name: str, network: "VisionTransformer", config: TimeSformerConfig
+) -> None:
     """What names and shapes don't tell: they may agree and the network compute something else."""
+    from timm.layers import GELU, Mlp
+    from timm.models.vision_transformer import Attention, Block
+
     for block in network.blocks:
         for part, kind in ((block, Block), (block.attn, Attention), (block.mlp, Mlp)):
             if type(part) is not kind:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from endofm.errors import WeightsError
@@ -17,6 +16,7 @@ from endofm.models.image_weights import (
     download_image,
     fit_image_weights,
     image_of_file,
+    is_vit,
     load_image_weights,
     refuse_other_parts,
     untrained_image,
@@ -112,7 +112,7 @@ def plan_file(checkpoint: Checkpoint, options: LoadOptions = DEFAULT) -> Plan:
 def _plan_image(image: ImageWeights, kind: Kind, options: LoadOptions) -> Plan:
     refuse_other_parts(image)
     network = image.network
-    if isinstance(network, VisionTransformer):  # it tells what tensors don't
+    if is_vit(network):  # it tells what tensors don't
         options = replace(
             options,
             num_heads=network.blocks[0].attn.num_heads,

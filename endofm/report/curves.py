@@ -5,15 +5,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
+from typing import TYPE_CHECKING, Any
 
 from endofm.errors import RunError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANELS = {
     "loss": "loss",
@@ -68,6 +66,10 @@ def loss_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
     `runs` has the rows of metrics.jsonl under a name. What no run has logged says so in its panel.
     """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     with mpl.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
         figure = Figure(figsize=(12, 4.7), layout=layout)
@@ -82,6 +84,9 @@ def loss_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 def reject_curve(points: Sequence[tuple[float, float]]) -> str:
     """An inline SVG of (share rejected, accuracy of the rest), both from 0 to 1."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     shares, accuracies = zip(*points, strict=True)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")
@@ -103,7 +108,7 @@ def _row(line: str) -> dict[str, float] | None:
 
 
 def _draw(
-    panel: Axes, key: str, title: str, runs: Mapping[str, Sequence[Mapping[str, float]]]
+    panel: "Axes", key: str, title: str, runs: Mapping[str, Sequence[Mapping[str, float]]]
 ) -> None:
     panel.set_title(title, loc="left")
     panel.spines[["top", "right"]].set_visible(False)
@@ -124,8 +129,10 @@ def _draw(
         panel.text(0.0, 0.85, "not logged", transform=panel.transAxes, alpha=0.6)
 
 
-def _name_runs(figure: Figure, names: list[str]) -> None:
+def _name_runs(figure: "Figure", names: list[str]) -> None:
     """One legend for all panels; a name is shown as it is, not read as mathematics."""
+    from matplotlib.lines import Line2D
+
     lines = [Line2D([], [], color=_color(number), lw=2) for number in range(len(names))]
     labels = [f" {name}" for name in names]  # matplotlib hides labels that begin with _
     legend = figure.legend(
@@ -139,7 +146,7 @@ def _color(number: int) -> str:
     return COLORS[number % len(COLORS)]
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: "Figure") -> str:
     """The figure as an element to stand in a page: no prologue, no metadata, no background."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from einops import rearrange
@@ -133,6 +132,8 @@ def foreground(seen: Seen) -> npt.NDArray[np.bool_]:
 
 def heat(frame: Image, attention: Floats, full: float) -> Image:
     """A frame in grey under its attention [h, w]; `full` is the hottest colour's value."""
+    import matplotlib as mpl
+
     height, width = frame.shape[:2]
     grey = frame.mean(axis=-1, keepdims=True) / 255
     smooth = cv2.resize(attention, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from endofm.errors import ConfigError
 from endofm.heads.detection import NUM_LEVELS, Dense, FcosHead, FeaturePyramid, dense
@@ -230,6 +229,8 @@ class DetectionTask(nn.Module):
         original: tuple[int, int],
     ) -> Found:
         """The best boxes of a frame from scores [L, K] and distances [L, 4]."""
+        from torchvision.ops import batched_nms, clip_boxes_to_image
+
         config = self.config
         best, order = scores.flatten().sort(descending=True, stable=True)
         num = int((best > config.score_threshold).sum().clamp(max=10 * config.max_boxes))

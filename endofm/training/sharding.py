@@ -8,17 +8,19 @@ state, and a block's tensors are whole only while it computes (Zhao et al.: PyTo
 
 import os
 import warnings
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from endofm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def is_asked_for() -> bool:
@@ -50,6 +52,8 @@ def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
             "Weights are divided by FSDP version 2 only; set fsdp_version: 2 in accelerate's "
             "configuration (FSDP_VERSION=2)."
         )
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
     plugin = FullyShardedDataParallelPlugin(
         cpu_ram_efficient_loading=False,  # for Transformers' models; ours start alike everywhere
         mixed_precision_policy=MixedPrecisionPolicy(),  # autocast decides, as without FSDP
@@ -123,14 +127,19 @@ def how_weights_are_kept(accelerator: Accelerator) -> str:
 
 def local(tensor: Tensor) -> Tensor:
     """The slice of a divided tensor that is here, sharing its memory; another tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_divided(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A divided tensor put together, on all processes: a collective call; another as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_divided(tensor) else tensor
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
     """A module's `state_dict` with whole tensors; a collective call if they are divided."""
     return {name: whole(tensor) for name, tensor in module.state_dict().items()}
+
+
+def _is_divided(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether this is a `DTensor`; importing that class to ask takes a second, so ask its kind."""
+    return hasattr(tensor, "full_tensor")

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
@@ -11,7 +12,6 @@ from safetensors.torch import load_file
 from endofm.config import to_yaml
 from endofm.data import selective
 from endofm.errors import ConfigError
-from endofm.models import frame_cnn as module
 from endofm.models.frame_cnn import frame_cnn
 from endofm.tasks import selecting
 from endofm.tasks.finetuned import load_finetuned
@@ -107,14 +107,14 @@ def test_eight_clips_are_learned_by_heart_by_their_evidence(tmp_path, small_part
 
 
 def test_a_networks_cnn_may_start_from_timms_weights(monkeypatch):
-    real = module.timm.create_model
+    real = timm.create_model
 
     def create(name, pretrained=False):  # nothing is downloaded
         if pretrained:
             torch.manual_seed(77)
         return real(name.split(".")[0])
 
-    monkeypatch.setattr(module.timm, "create_model", create)
+    monkeypatch.setattr(timm, "create_model", create)
     options = ModelOptions(name="stfm_test_resnet")
     start = find_start("timm:test_resnet.r160_in1k", options, frames=3, pixels=64)
     torch.manual_seed(77)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter
+import scipy
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Point = npt.NDArray[np.float64]
@@ -175,7 +175,9 @@ def paint_body(grid: Grid, chest: Chest, rng: np.random.Generator) -> FloatArray
     half_width, half_depth = 146 * size * shoulders, 104 * size
     grid.paint(grid.soft(np.abs(y - 128 - 1e-3 * x**2) - 3) * (np.abs(x) < 150), -350)  # the couch
     body = rounded(x, y, half_width + chest.fat_mm, half_depth + chest.fat_mm, 2.5)
-    mottled = gaussian_filter(rng.standard_normal(grid.units.shape), 1.2).astype(np.float32)
+    mottled = scipy.ndimage.gaussian_filter(rng.standard_normal(grid.units.shape), 1.2).astype(
+        np.float32
+    )
     grid.paint(grid.soft(body), FAT + 40 * mottled)
     muscle = rounded(x, y, half_width, half_depth, 2.4)
     grid.paint(grid.soft(muscle), MUSCLE + 60 * mottled)
@@ -190,7 +192,9 @@ def paint_body(grid: Grid, chest: Chest, rng: np.random.Generator) -> FloatArray
     inner = np.asarray(_heart(grid, chest) + 12, np.float32)
     grid.paint(grid.soft(inner), chest.blood)
     share = lungs(grid, chest)
-    cloudy = gaussian_filter(rng.standard_normal(grid.units.shape), (2.5, 4, 4)).astype(np.float32)
+    cloudy = scipy.ndimage.gaussian_filter(
+        rng.standard_normal(grid.units.shape), (2.5, 4, 4)
+    ).astype(np.float32)
     cloudy /= cloudy.std() + 1e-6
     lung = LUNG + chest.density + 0.28 * y + 14 * cloudy  # denser where it lies
     grid.paint(share, lung)
@@ -287,8 +291,8 @@ def branch(
 
 def add_noise(grid: Grid, rng: np.random.Generator) -> None:
     """The blur of the reconstruction, and noise of the rays that is a little smooth in a slice."""
-    grid.units[:] = gaussian_filter(grid.units, (0, 0.35, 0.35))
-    noise = gaussian_filter(rng.standard_normal(grid.units.shape), (0, 0.55, 0.55))
+    grid.units[:] = scipy.ndimage.gaussian_filter(grid.units, (0, 0.35, 0.35))
+    noise = scipy.ndimage.gaussian_filter(rng.standard_normal(grid.units.shape), (0, 0.55, 0.55))
     depth = 1 - np.minimum(np.hypot(grid.x, grid.y) / (WIDTH_MM / 2), 1)  # rays through more
     strength = rng.uniform(12, 24) * (0.6 + math.sqrt(2) * depth) / (noise.std() + 1e-6)
     grid.units += (strength * noise).astype(np.float32)

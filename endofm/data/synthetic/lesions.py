@@ -12,7 +12,7 @@ Radii, walls and densities of a pair are drawn alike.
 import math
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+import scipy
 
 from endofm.data.synthetic.chest import Chest, FloatArray, Grid, Point, branch
 
@@ -78,7 +78,7 @@ def _tilted(rng: np.random.Generator) -> Point:
 
 def _places(grid: Grid, share: FloatArray, rng: np.random.Generator, count: int) -> list[Point]:
     """Points deep in the lungs, apart from each other as far as there is room."""
-    depth = distance_transform_edt(share > 0.5, sampling=grid.spacing)
+    depth = scipy.ndimage.distance_transform_edt(share > 0.5, sampling=grid.spacing)
     deep = np.argwhere(depth >= min(_CLEAR_MM, 0.85 * float(depth.max())))
     picked: list[Point] = []
     for index in rng.permutation(len(deep)):
