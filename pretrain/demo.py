@@ -9,10 +9,14 @@ an earlier call stopped.
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.console import Console
@@ -23,6 +27,7 @@ from endofm.config import to_yaml
 from endofm.data.dataset import load_corpus
 from endofm.data.manifest import read_manifest
 from endofm.data.synthetic import CorpusSpec, write_corpus
+from endofm.errors import RunError
 from endofm.metrics.representation import Score, color_statistics
 from endofm.program import told_faults
 from endofm.report.curves import loss_curves, read_metrics
@@ -42,10 +47,9 @@ from endofm.tasks.features import embed_clips, load_clips
 from endofm.tasks.probes import probe_scores
 from endofm.training.setup import write_text
 from finetune.__main__ import read_command as read_finetuning
-from finetune.train import finetune
+from finetune.config import FinetuneConfig
 from pretrain.__main__ import read_command
 from pretrain.config import PretrainConfig
-from pretrain.train import train
 
 RECIPE = Path(__file__).parent / "configs" / "demo.yaml"
 TUNING = Path(__file__).parents[1] / "finetune" / "configs" / "demo_scene.yaml"
@@ -93,22 +97,55 @@ def run_demo(demo: Demo, console: Console) -> Path:
         warmup = min(recipe.optim.warmup_epochs, demo.epochs / 4)
         optim = replace(recipe.optim, epochs=demo.epochs, warmup_epochs=warmup)
         recipe = replace(recipe, optim=optim)
-    runs: dict[int, PretrainConfig] = {}
-    for seed in demo.seeds:
-        console.print(f"[bold]2  pretraining[/]  seed {seed}")
-        runs[seed] = replace(
-            recipe, run=replace(recipe.run, seed=seed, out=demo.out / f"seed_{seed}")
-        )
-        train(runs[seed])
+    runs = {
+        seed: replace(recipe, run=replace(recipe.run, seed=seed, out=demo.out / f"seed_{seed}"))
+        for seed in demo.seeds
+    }
+    console.print(
+        f"[bold]2  pretraining[/]  {len(runs)} runs side by side; this is seed {demo.seeds[0]}"
+    )
+    run_side_by_side("pretrain", list(runs.values()))
     console.print("[bold]3  what the features know[/]")
     scores = [row for seed, config in runs.items() for row in evaluate(manifest, config, seed)]
-    seed, config = next(iter(runs.items()))
-    console.print(f"[bold]4  fine-tuning[/]  seed {seed}, pretrained and untrained")
-    scores += [tune(kind, manifest, config, seed) for kind in ("pretrained", "untrained")]
+    console.print(
+        f"[bold]4  fine-tuning[/]  seed {demo.seeds[0]}, pretrained and untrained side by side; "
+        "this is the pretrained one"
+    )
+    scores += tune(manifest, runs[demo.seeds[0]])
     write_text(demo.out / "scores.json", json.dumps(scores, indent=1))
     console.print(score_grid(scores))
     minutes = (time.perf_counter() - start) / 60
     return write_report(demo, runs, manifest, scores, minutes)
+
+
+def run_side_by_side(
+    program: Literal["pretrain", "finetune"], configs: Sequence[PretrainConfig | FinetuneConfig]
+) -> None:
+    """Run recipes by `python -m PROGRAM`, each in a process of its own.
+
+    With one thread each: so two cores take more steps of this small network than with two threads
+    for one run after the other. The first one's lines are shown, and the faults of all. Raises
+    `RunError` where a run fails.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for config in configs:
+            recipe = config.run.out.with_suffix(".yaml")
+            write_text(recipe, to_yaml(config))
+            command = [sys.executable, "-m", program, "--config", str(recipe)]
+            lines = subprocess.DEVNULL if running else None
+            running.append(subprocess.Popen(command, stdout=lines, env=environment))
+        for config, process in zip(configs, running, strict=True):
+            if process.wait():
+                raise RunError(
+                    f"The run in {config.run.out} ended with status {process.returncode}; see to "
+                    "what it said, and the same command goes on."
+                )
+    finally:
+        for process in running:
+            process.terminate()  # the others save a checkpoint; one that has ended hears nothing
+            process.wait()
 
 
 def evaluate(manifest: Path, config: PretrainConfig, seed: int) -> list[Score]:
@@ -128,17 +165,24 @@ def evaluate(manifest: Path, config: PretrainConfig, seed: int) -> list[Score]:
     return probe_scores(kinds, train_part, test_part, list(CHANCE), seed)
 
 
-def tune(kind: str, manifest: Path, config: PretrainConfig, seed: int) -> Score:
-    """Fine-tune one run's model, or the same network from random weights, on the scene."""
+def tune(manifest: Path, config: PretrainConfig) -> list[Score]:
+    """Fine-tune one run's model, and the same network from random weights, on the scene."""
     recipe = read_finetuning(["--config", str(TUNING), "--data.manifests", str(manifest)]).recipe
-    if kind == "pretrained":
-        recipe = replace(recipe, weights=str(config.run.out / "model"))
-    recipe = replace(
-        recipe, run=replace(recipe.run, out=config.run.out / f"finetune_{kind}", seeds=(seed,))
-    )
-    summary = json.loads((finetune(recipe) / "metrics.json").read_text(encoding="utf-8"))
-    score = summary["metrics"]["balanced_accuracy"]["mean"]
-    return Score(features=kind, label="scene", method="fine-tuning", seed=seed, score=score)
+    folder, seed = config.run.out, config.run.seed
+    weights = {"pretrained": str(folder / "model"), "untrained": recipe.weights}
+    recipes = {}
+    for kind, source in weights.items():
+        run = replace(recipe.run, out=folder / f"finetune_{kind}", seeds=(seed,))
+        recipes[kind] = replace(recipe, weights=source, run=run)
+    run_side_by_side("finetune", list(recipes.values()))
+    scores = []
+    for kind, tuned in recipes.items():
+        told = json.loads((tuned.run.out / "metrics.json").read_text(encoding="utf-8"))
+        score = told["metrics"]["balanced_accuracy"]["mean"]
+        scores.append(
+            Score(features=kind, label="scene", method="fine-tuning", seed=seed, score=score)
+        )
+    return scores
 
 
 def score_grid(scores: list[Score]) -> Grid:
