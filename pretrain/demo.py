@@ -9,6 +9,7 @@ an earlier call stopped.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -76,8 +77,13 @@ def main() -> None:
     """Run the demo; a fault is one sentence and exit status 1."""
     console = Console(highlight=False, soft_wrap=True)
     demo = tyro.cli(Demo, prog="python -m pretrain.demo")
-    with told_faults():
-        page = run_demo(demo, console)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the runs are to be stopped, too
+    try:
+        with told_faults():
+            page = run_demo(demo, console)
+    except KeyboardInterrupt:
+        console.print("Stopped; the same command goes on from there.")
+        raise SystemExit(130) from None
     console.print(
         f"\nOpen {page} in a browser: curves, views, features and the table.", markup=False
     )
