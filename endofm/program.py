@@ -53,5 +53,6 @@ def _sentence(error: EndofmError | torch.OutOfMemoryError | OSError) -> str:
     if isinstance(error, EndofmError):
         return str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full ({error.filename}); make room, and the same command goes on."
+        where = "" if error.filename is None else f" ({error.filename})"
+        return f"The disk is full{where}; make room, and the same command goes on."
     return ""

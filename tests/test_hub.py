@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import endofm
@@ -72,7 +73,8 @@ def test_changed_input_statistics_are_noticed_by_the_reference(folder):
     ("change", "told"),
     [
         ({"format": 2}, "format 2"),
-        ({"format": "x"}, "format x"),
+        ({"format": "1"}, "format '1'.*fetch the folder again"),
+        ({"format": 0}, "format 0"),
         ({"architecture": "resnet"}, "'resnet'"),
         ({"settings": {"width": 192, "depth": 2, "num_heads": 3, "wings": 2}}, "wings"),
         ({"input": {"mean": [0.5], "std": [1, 1, 1]}}, "three means"),
@@ -102,6 +104,21 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_half_written(folder
     hub.save(folder, model, SPEC, {"steps": 9})
     assert "| steps | 9 |" in (folder / "README.md").read_text()
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_full_disk_while_saving_keeps_the_folder_that_is_there(folder, monkeypatch):
+    model = endofm.load(folder)
+    before = (folder / "README.md").read_text()
+
+    def full(tensors, file, **_):
+        file.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr(hub.folder, "save_file", full)
+    with pytest.raises(WeightsError, match=r"model can't be written .*No space left.*make room"):
+        hub.save(folder, model, SPEC, {"steps": 9})
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert (folder / "README.md").read_text() == before and endofm.load(folder)
 
 
 def test_frames_of_another_kind_are_refused():

@@ -13,6 +13,7 @@ from endofm.program import told_faults
         (RunError("clips.csv is empty; mend it."), "error: clips.csv is empty; mend it."),
         (torch.OutOfMemoryError("CUDA"), "ran out of memory; lower optim.batch_size"),
         (OSError(errno.ENOSPC, "No space left", "run/x"), "The disk is full (run/x); make room"),
+        (OSError(errno.ENOSPC, "No space left"), "The disk is full; make room"),
     ],
 )
 def test_a_fault_is_one_sentence_and_status_one(error, told, capsys):

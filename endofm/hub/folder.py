@@ -77,8 +77,8 @@ def save(folder: Path, model: Any, spec: InputSpec, provenance: Mapping[str, Any
 
     It is there whole or not at all, and replaces an older one.
 
-    Raises `WeightsError` where the place is taken by anything else, `ConfigError` for a backbone
-    with adapters.
+    Raises `WeightsError` where the place is taken by anything else or can't be written,
+    `ConfigError` for a backbone with adapters.
     """
     folder = Path(folder)
     if has_adapters(model):
@@ -87,9 +87,6 @@ def save(folder: Path, model: Any, spec: InputSpec, provenance: Mapping[str, Any
             "(merge_lora), or save the whole fine-tuned model."
         )
     refuse_taken(folder)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     model = model.float().cpu().eval()
     settings = dataclasses.asdict(model.config)
     if "gradient_checkpointing" in settings:  # a matter of training, not of the model
@@ -102,14 +99,24 @@ def save(folder: Path, model: Any, spec: InputSpec, provenance: Mapping[str, Any
         "input": dataclasses.asdict(spec),
         "provenance": dict(provenance),
     }
-    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
-    save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
     reference = _reference(ARCHITECTURES[architecture], model, spec)
-    save_file(reference, part / "reference.safetensors")
-    (part / "README.md").write_text(write_card(config, model), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
+        save_file(reference, part / "reference.safetensors")
+        (part / "README.md").write_text(write_card(config, model), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except (SafetensorError, OSError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise WeightsError(
+            f"The model folder {folder} can't be written ({error}); make room, or choose another "
+            "place, and give the same command again."
+        ) from error
 
 
 def refuse_taken(folder: Path) -> None:
@@ -198,10 +205,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config["settings"], config["input"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise WeightsError(f"{file} is not a model's configuration ({error}).") from error
-    if number not in range(1, FORMAT + 1):
+    if type(number) is not int or number not in range(1, FORMAT + 1):
         raise WeightsError(
-            f"{file} has format {number}, and this endofm reads up to {FORMAT}; install a newer "
-            f"one."
+            f"{file} has format {number!r}, and this endofm reads 1 to {FORMAT}; install a newer "
+            "one if that is above, or fetch the folder again."
         )
     if architecture not in ARCHITECTURES:
         raise WeightsError(
