@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BASEMENT = {"allocator", "config", "errors", "processes", "program", "__init__"}
+BASEMENT = {"allocator", "config", "errors", "files", "processes", "program", "__init__"}
 GROUND = {"data", "models", "heads", "losses", "metrics"}
 MAY_IMPORT = {
     **{room: BASEMENT | {room} for room in GROUND},

@@ -3,19 +3,31 @@ whole.
 """
 
 import json
-import os
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from endofm.errors import RunError
+from endofm.files import flush
 from endofm.processes import gather_objects
 from endofm.training.peers import is_failed_collective
 from endofm.training.sharding import how_weights_are_kept
 
+NAME = "step-{:08d}"
 KEEP = 2
 """Whole checkpoints that stay; older ones are deleted after a newer one is whole."""
+
+
+def saved_steps(folder: Path) -> dict[int, Path]:
+    """Checkpoints in a folder by their step, first to last, whole or not.
+
+    What has another name, a copy that somebody put beside them, is none: it is left alone.
+    """
+    steps = {int(p.name[5:]): p for p in folder.glob("step-*") if re.fullmatch(r"\d+", p.name[5:])}
+    return {step: steps[step] for step in sorted(steps) if steps[step].name == NAME.format(step)}
 
 
 class Checkpoints:
@@ -40,12 +52,12 @@ class Checkpoints:
 
     def whole(self) -> list[Path]:
         """Checkpoints that were written to their end, oldest first."""
-        found = sorted(self.folder.glob("step-*"))
+        found = saved_steps(self.folder).values()
         return [path for path in found if (path / "whole.json").is_file()]
 
     def save(self, step: int) -> Path:
         """Save the state after `step` steps; a failure leaves the older checkpoints as they are."""
-        path = self.folder / f"step-{step:08d}"
+        path = self.folder / NAME.format(step)
         part = self.folder / f"part-{step:08d}"
         is_main = self.accelerator.is_main_process
         try:
@@ -61,17 +73,18 @@ class Checkpoints:
                 facts = {"step": step, **self.facts}
                 (part / "whole.json").write_text(json.dumps(facts), encoding="utf-8")
                 for file in [*part.rglob("*"), part]:  # divided weights come in folders
-                    _flush(file)
+                    flush(file)
                 part.rename(path)
-                _flush(self.folder)
-        except Exception as error:  # torch, safetensors and the system each have their own for it
+                flush(self.folder)
+        except self._failures() as error:
             if is_main:
                 shutil.rmtree(part, ignore_errors=True)
             if is_failed_collective(error):  # another process's fault
                 raise
             raise RunError(
-                f"The checkpoint of step {step} can't be written to {self.folder} ({error}); the "
-                "one before is untouched: make room, and the same command goes on from it."
+                f"The checkpoint of step {step} can't be written to {self.folder} "
+                f"({_reason(error)}); earlier ones are untouched: make room, and the same command "
+                "goes on."
             ) from error
         if is_main:
             for old in self.whole()[:-KEEP]:
@@ -95,7 +108,7 @@ class Checkpoints:
             )
         if not whole:
             return 0
-        facts = json.loads((whole[-1] / "whole.json").read_text(encoding="utf-8"))
+        facts = self._read_facts(whole[-1])
         if facts["global_batch"] != self.facts["global_batch"]:
             raise RunError(
                 f"{whole[-1]} was made with {facts['global_batch']} clips a step, and this start "
@@ -104,10 +117,10 @@ class Checkpoints:
             )
         if facts["corpus"] != self.facts["corpus"]:
             raise RunError(
-                f"{whole[-1]} was made with other clips than the manifests list now; bring the "
-                "manifests back, or give another --run.out."
+                f"{whole[-1]} was made with other clips than the manifests list now, less those "
+                "in quarantine beside them; bring both back, or give another --run.out."
             )
-        kept = facts.get("weights", "whole")
+        kept = facts["weights"]
         if kept != self.facts["weights"]:
             raise RunError(
                 f"{whole[-1]} was saved with weights kept as {kept}, and this start "
@@ -115,22 +128,41 @@ class Checkpoints:
             )
         try:
             self.accelerator.load_state(str(whole[-1]))
-        except Exception as error:  # as many kinds as there are ways to be damaged
+        except self._failures() as error:
             if is_failed_collective(error):
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RunError(
-                f"{whole[-1]} can't be read into this run ({reason}); "
+                f"{whole[-1]} can't be read into this run ({_reason(error)}); "
                 "bring back the configuration it was made with, or, if it is damaged, delete that "
                 "folder: the same command goes on from the one before."
             ) from error
         return int(facts["step"])
 
+    def _read_facts(self, path: Path) -> dict[str, Any]:
+        """What a checkpoint says of itself."""
+        file = path / "whole.json"
+        try:
+            facts = {"weights": "whole", **json.loads(file.read_text(encoding="utf-8"))}
+        except (OSError, ValueError, TypeError):
+            facts = {}
+        if path.name != NAME.format(facts.get("step", -1)) or not facts.keys() >= self.facts.keys():
+            raise RunError(
+                f"{file} does not say what its folder holds, so that the checkpoint can't be used; "
+                "delete that folder: the same command goes on from the one before."
+            )
+        return facts
 
-def _flush(path: Path) -> None:
-    """Have the system write a file or folder to the disk before its new name is."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def _failures(self) -> tuple[type[BaseException], ...]:
+        """What saving and loading may raise: torch, safetensors, the system have each their own."""
+        if self.facts["weights"] == "whole":
+            return (Exception,)
+        from torch.distributed.checkpoint.api import CheckpointException  # takes long to import
+
+        return (Exception, CheckpointException)  # which is no `Exception`
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong; of divided weights, on the first rank that says it."""
+    for failed, _ in getattr(error, "failures", {}).values():
+        return _reason(failed)
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

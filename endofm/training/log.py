@@ -122,8 +122,13 @@ class RunLog:
             if slow := slow_bf16(run.device, run.config.precision):
                 self.warn(slow)
         if first and self.quarantine.is_file():
-            with self.quarantine.open(encoding="utf-8", newline="") as file:
-                self.broken = {name: reason for name, reason in list(csv.reader(file))[1:]}
+            self.broken = _read_quarantine(self.quarantine)
+            if self.broken:
+                self.say(
+                    f"{len(self.broken)} clips stay out, since {self.quarantine} lists them; "
+                    "delete it to have them tried again."
+                )
+            self._check_share()
 
     def warn(self, sentence: str) -> None:
         """Say something once."""
@@ -227,11 +232,11 @@ class RunLog:
         if not self.file.is_file():
             return
         kept = []
-        for line in self.file.read_text(encoding="utf-8").splitlines():
+        for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
-            except (json.JSONDecodeError, KeyError):  # the half line of a killed run
+            except (json.JSONDecodeError, KeyError, TypeError):  # the half line of a killed run
                 continue
         write_text(self.file, "".join(line + "\n" for line in kept))
 
@@ -253,8 +258,9 @@ class RunLog:
         which = ", ".join(key for key, value in shown.items() if not math.isfinite(value))
         raise RunError(
             f"Step {self.pending.steps[bad]} gave a value that is not finite ({which}) on the "
-            f"batch {' and '.join(batches)}; the last checkpoint is from before it: go on from "
-            "there with a lower optim.lr_per_256 or run.precision no, or leave the clip out."
+            f"batch {' and '.join(batches)}; checkpoints are from before it: go on from the last "
+            "with a lower optim.lr_per_256 or run.precision no, or with a line for the clip in "
+            f"{self.quarantine} (its name, a comma, why)."
         )
 
     def _count_broken(self, reports: Sequence[Broken]) -> None:
@@ -271,13 +277,28 @@ class RunLog:
                 write_text(self.quarantine, table.getvalue())  # a kill leaves no half line
             except OSError as error:
                 raise _cannot_write(self.quarantine, error) from error
+        self._check_share()
+
+    def _check_share(self) -> None:
         if len(self.broken) > self.max_broken:
             raise RunError(
                 f"{len(self.broken)} of {len(self.segments)} clips can't be decoded, more than "
                 f"data.max_broken_share allows ({self.max_broken}); {self.quarantine} names each "
-                f"and "
-                "why: mend them, leave them out of the manifest, or raise the share."
+                "and why: mend them and delete that file, raise the share, or leave them out of "
+                "the manifest and give another --run.out."
             )
+
+
+def _read_quarantine(file: Path) -> dict[str, str]:
+    """Clips and reasons, a line each; a user may have written some, with or without a header."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            lines = [line for line in csv.reader(opened) if line and line != ["clip", "reason"]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunError(
+            f"{file} can't be read ({error}); mend it, or delete it to have its clips tried again."
+        ) from error
+    return {line[0]: ",".join(line[1:]) for line in lines}
 
 
 def _cannot_write(file: Path, error: OSError) -> RunError:

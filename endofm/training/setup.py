@@ -1,8 +1,10 @@
 """`start_run`: the one place that touches seeds, processes, the run's folder and its lock."""
 
+import errno
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,7 +27,9 @@ from accelerate.utils import (
 from endofm.allocator import keep_freed_memory
 from endofm.config import differences
 from endofm.errors import ConfigError, RunError
+from endofm.files import flush
 from endofm.processes import gather_objects
+from endofm.training.checkpoint import saved_steps
 from endofm.training.matmul import use_fast_products
 from endofm.training.peers import Peers, is_failed_collective
 from endofm.training.sharding import sharding_plugin, start_sharding
@@ -34,6 +38,7 @@ MAY_CHANGE = (
     "data.manifests",  # a checkpoint knows its clips by the manifests' content
     "data.root",
     "data.workers",
+    "data.max_broken_share",
     "optim.batch_size",  # a checkpoint knows the clips of a step over all processes
     "optim.accumulate",
     "run.out",
@@ -80,8 +85,8 @@ class RunConfig:
                 f"run.log_every is {self.log_every} and run.save_every {self.save_every}; both are "
                 "at least 1."
             )
-        if self.seed < 0:
-            raise ConfigError(f"run.seed is {self.seed}; give 0 or more.")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"run.seed is {self.seed}; give 0 or more, below 2^63.")
         if self.patience_seconds <= 0:
             raise ConfigError(
                 f"run.patience_seconds is {self.patience_seconds:g}; give more than 0."
@@ -231,6 +236,12 @@ def _connect(config: RunConfig) -> Accelerator:
             f"The processes of the run did not find each other ({str(error).splitlines()[0]}); "
             "look whether all have started, and can reach the first one's address."
         ) from error
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked != accelerator.num_processes:
+        raise ConfigError(
+            f"WORLD_SIZE is {asked}, but accelerate takes this process for the only one, as it "
+            "does without a GPU; set ACCELERATE_USE_CPU=true for several processes on CPUs."
+        )
     start_sharding(accelerator, sharding)
     if config.precision == "fp16" and accelerator.scaler is None:
         raise ConfigError(
@@ -278,18 +289,31 @@ def _open_folder(folder: Path) -> IO[str]:
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by workers, as flock is
     except OSError as error:
-        raise RunError(
-            f"Another run is writing to {folder}; wait for it, or give another --run.out."
-        ) from error
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise RunError(
+                f"Another run is writing to {folder}; wait for it, or give another --run.out."
+            ) from error
+        sys.stderr.write(
+            f"warning: {folder} lies on a file system without locks ({error.strerror}), so that a "
+            "second run in it would not be noticed; start none.\n"
+        )
     return lock
 
 
 def _check_same(folder: Path, tree: Mapping[str, Any]) -> None:
     """A folder with checkpoints goes on with the configuration that made them, or not at all."""
     file = folder / "config.yaml"
-    if not file.is_file() or not any((folder / "checkpoints").glob("step-*")):
+    if not file.is_file() or not saved_steps(folder / "checkpoints"):
         return
-    old = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        old = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        old = None
+    if not isinstance(old, Mapping):
+        raise RunError(
+            f"{file} does not hold the configuration of the run that is there, so that this one "
+            "can't be compared with it; bring it back, or delete it to go on with this one."
+        )
     changed = [line for line in differences(old, tree) if line.split(":")[0] not in MAY_CHANGE]
     if changed:
         raise RunError(
@@ -302,4 +326,5 @@ def write_text(path: Path, text: str) -> None:
     """Write a file that is there whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
+    flush(part)
     part.replace(path)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from endofm.errors import RunError
 from endofm.training import checkpoint
@@ -54,7 +55,7 @@ def test_a_full_disk_at_any_moment_of_saving_loses_nothing(tmp_path, monkeypatch
     target, name = {
         "network": (Accelerator, "save_state"),
         "facts": (Path, "write_text"),
-        "rename": (checkpoint, "_flush"),
+        "rename": (checkpoint, "flush"),
     }[moment]
     with monkeypatch.context() as patch:
         patch.setattr(target, name, full)
@@ -77,6 +78,53 @@ def test_a_checkpoint_deleted_in_part_is_not_taken_for_whole(tmp_path, monkeypat
     assert [path.name for path in checkpoints.whole()] == names(tmp_path)[1:]
     save(checkpoints, network, 4)
     assert names(tmp_path) == ["step-00000003", "step-00000004"]
+
+
+def test_folders_of_other_names_are_neither_read_nor_deleted(tmp_path):
+    checkpoints, network = make(tmp_path)
+    save(checkpoints, network, 1)
+    copies = ["step-00000001_backup", "step-best", "step-9"]
+    for name in copies:
+        shutil.copytree(tmp_path / "step-00000001", tmp_path / name)
+    save(checkpoints, network, 2, 3)
+    assert names(tmp_path) == sorted([*copies, "step-00000002", "step-00000003"])
+    assert make(tmp_path)[0].restore() == 3
+
+
+def test_what_a_killed_save_left_behind_goes_with_the_next(tmp_path):
+    checkpoints, network = make(tmp_path)
+    save(checkpoints, network, 1)
+    for name in ("part-00000002", "old-00000000", "step-00000003"):
+        (tmp_path / name).mkdir()
+    save(checkpoints, network, 3)
+    assert names(tmp_path) == ["step-00000001", "step-00000003"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 2}', '{"step": 7}'])
+def test_a_checkpoint_that_does_not_say_what_it_is_is_named(tmp_path, text):
+    checkpoints, network = make(tmp_path)
+    save(checkpoints, network, 1, 2)
+    (tmp_path / "step-00000002" / "whole.json").write_text(text)
+    with pytest.raises(RunError, match=r"step-00000002/whole\.json does not say.*delete that"):
+        make(tmp_path)[0].restore()
+
+
+@pytest.mark.parametrize("way", ["save_state", "load_state"])
+def test_what_torch_raises_about_divided_weights_is_told_in_a_sentence(tmp_path, monkeypatch, way):
+    checkpoints, network = make(tmp_path)
+    save(checkpoints, network, 1)
+
+    def full(*_, **__):
+        raise CheckpointException("", {1: (OSError(28, "No space left on device"), None)})
+
+    monkeypatch.setattr(Accelerator, way, full)
+    checkpoints.facts["weights"] = "sharded_state_dict"
+    (tmp_path / "step-00000001" / "whole.json").write_text(
+        json.dumps({"step": 1, **checkpoints.facts})
+    )
+    with pytest.raises(RunError, match="No space left on device"):
+        checkpoints.restore() if way == "load_state" else checkpoints.save(2)
+    assert names(tmp_path) == ["step-00000001"]
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin"])

@@ -97,6 +97,23 @@ def test_a_run_goes_on_without_a_clip_that_hangs_and_does_not_try_it_again_when_
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
+def test_rows_after_the_checkpoint_and_odd_lines_go_and_a_users_quarantine_is_read(
+    manifest, tmp_path, capsys
+):
+    config = small_recipe(manifest, tmp_path / "run", save_every=2)
+    train(config)
+    (tmp_path / "run" / "checkpoints" / "step-00000006" / "whole.json").unlink()
+    file = tmp_path / "run" / "metrics.jsonl"
+    file.write_bytes(file.read_bytes() + b'12\n{"loss": 1}\n{"step": 6, "lo\xff')
+    (tmp_path / "run" / "quarantine.csv").write_text("clip_2.mp4[0:12],dark, and long\n")
+    AcceleratorState._reset_state(True)
+    train(replace(config, data=replace(config.data, max_broken_share=0.2)))
+    found = read_metrics(file)
+    assert [row["step"] for row in found] == [2, 4, 6]
+    assert [row["broken_clips"] for row in found] == [0, 0, 1]
+    assert "1 clips stay out" in capsys.readouterr().out
+
+
 def test_a_full_disk_is_told_in_a_sentence(manifest, tmp_path, monkeypatch):
     real = json.dumps
 

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import time
@@ -6,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from endofm.errors import ConfigError, RunError
 from endofm.training import setup
@@ -65,6 +68,34 @@ def test_deleting_the_configuration_lets_a_run_go_on_with_another(tmp_path):
     (tmp_path / "config.yaml").unlink()
     with start_run(config, other):
         assert "epochs: 4" in (tmp_path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "- a", "a: [", "\0"])
+def test_a_damaged_configuration_is_named(tmp_path, text):
+    config = RunConfig(out=tmp_path)
+    with start_run(config, tree()):
+        (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(RunError, match=r"config\.yaml does not hold the configuration.*delete it"):
+        start_run(config, tree())
+
+
+def test_a_file_system_without_locks_is_told_and_does_not_stop_a_run(tmp_path, monkeypatch, capfd):
+    def lockf(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with start_run(RunConfig(out=tmp_path), tree()):
+        assert "without locks (Function not implemented)" in capfd.readouterr().err
+
+
+def test_processes_that_accelerate_does_not_join_are_refused(tmp_path, monkeypatch):
+    AcceleratorState._reset_state(True)
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2.*ACCELERATE_USE_CPU=true"):
+            start_run(RunConfig(out=tmp_path), tree())
+    AcceleratorState._reset_state(True)
 
 
 def test_a_refused_start_gives_the_folder_back(tmp_path):
