@@ -12,7 +12,7 @@ from endofm import program
 from endofm.data.dataset import load_corpus
 from endofm.report.views import draw_views
 from pretrain.config import Command
-from pretrain.plan import check_files, check_memory, explain, make_plan
+from pretrain.plan import check_files, check_memory, check_start, explain, make_plan
 from pretrain.train import train
 
 
@@ -44,6 +44,7 @@ def act(command: Command) -> None:
         console.print(Text(explain(config, corpus, plan, device)))
         if missing:
             console.print(f"missing          {missing} clips have no file, or one of no bytes")
+        check_start(config)
         check_memory(config, device)
     if command.show_views is not None and is_main:
         draw_views(command.show_views, corpus, config.data, config.views, config.run.seed)

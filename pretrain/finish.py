@@ -16,9 +16,9 @@ from pretrain.plan import Plan
 
 
 def export(
-    config: PretrainConfig, task: PretrainingTask | ConceptTask, plan: Plan, run: Run
+    config: PretrainConfig, task: PretrainingTask | ConceptTask, plan: Plan, steps: int, run: Run
 ) -> Path:
-    """Write the teacher's backbone to the run's `model` folder; its path."""
+    """Write the teacher's backbone after `steps` steps to the run's `model` folder; its path."""
     folder = run.folder / "model"
     weights = whole_state(task.teacher.backbone)
     if run.accelerator.is_main_process:
@@ -26,7 +26,7 @@ def export(
         spec = InputSpec(mean, std, max(config.views.global_frames), config.views.global_pixels)
         provenance = {
             "trained by": f"endofm {__version__}, `python -m pretrain`",
-            "steps": plan.steps,
+            "steps": steps,
             "clips a step": plan.batches.global_batch,
             "seed": config.run.seed,
             "started from": Path(config.model.init_from).name or "random weights",

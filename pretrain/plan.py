@@ -7,9 +7,11 @@ import torch
 from endofm.data.dataset import Corpus, SampleOrder, find_missing
 from endofm.data.leakage.known import refuse_leaks
 from endofm.data.loader import BatchPlan
-from endofm.errors import ConfigError, RunError
-from endofm.models.build import build_backbone
+from endofm.errors import ConfigError, RunError, WeightsError
+from endofm.models.build import build_backbone, weights_file
+from endofm.tasks.knn import read_list
 from endofm.tasks.pretraining import build_student
+from endofm.training.checkpoint import saved_steps
 from endofm.training.estimate import (
     device_memory,
     matrix_speed,
@@ -95,6 +97,18 @@ def check_files(config: PretrainConfig, corpus: Corpus) -> int:
     return len(missing)
 
 
+def check_start(config: PretrainConfig) -> None:
+    """Raise where a run would be refused for its starting weights, or for its list for k-NN."""
+    source, run = config.model.init_from, config.run
+    goes_on = saved_steps(run.out / "checkpoints")  # without its starting weights
+    if source and not source.startswith("timm:") and not goes_on:
+        file = weights_file(source)
+        if not file.is_file():
+            raise WeightsError(f"{file} is not a file; give model.init_from one that is there.")
+    if run.knn is not None:
+        read_list(run.knn, config.data.root)
+
+
 def memory_needed(config: PretrainConfig) -> tuple[float, int]:
     """Estimated bytes of a step, and the student's number of parameters; nothing is allocated."""
     with torch.device("meta"):
@@ -176,6 +190,8 @@ def explain(config: PretrainConfig, corpus: Corpus, plan: Plan, device: torch.de
     ]
     if slow := slow_bf16(device, config.run.precision):
         lines.append(f"mind             {slow}")
+    if config.run.precision == "fp16" and device.type == "cpu":
+        lines.append("mind             run.precision fp16 needs a GPU; here a run would be refused")
     return "\n".join(lines)
 
 

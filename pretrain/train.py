@@ -1,6 +1,7 @@
 """Pretraining, from the first step to the exported model: the loop."""
 
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -33,14 +34,16 @@ def train_on(config: PretrainConfig, corpus: Corpus, run: Run) -> Path:
     check_memory(config, run.device)
     plan = make_plan(config, corpus, run.rank, run.world)
 
-    core, origin = build_task(config.model, config.views, config.objective)
+    checkpoints = Checkpoints(
+        run.folder / "checkpoints", run.accelerator, plan.global_batch, corpus.fingerprint
+    )
+    # a checkpoint holds all weights: those that the run started from need not be there any more
+    model = replace(config.model, init_from="") if checkpoints.whole() else config.model
+    core, origin = build_task(model, config.views, config.objective)
     if config.run.compile:
         refuse_sharding("run.compile", "a backbone is compiled whole, its weights come by blocks")
         core.compile_backbones()
     task, optimizer = prepare(run.accelerator, core, adamw(core))
-    checkpoints = Checkpoints(
-        run.folder / "checkpoints", run.accelerator, plan.global_batch, corpus.fingerprint
-    )
     first = checkpoints.restore()
 
     clips = ClipViews(corpus, config.data, config.views, config.run.seed)
@@ -50,7 +53,7 @@ def train_on(config: PretrainConfig, corpus: Corpus, run: Run) -> Path:
     )
     take_step = PretrainingStep(run.accelerator, task, core, optimizer, config.views, config.optim)
     monitor = Monitor(config.objective.prototypes)
-    knn = OnlineKnn(run, config.model, config.views, workers)
+    knn = OnlineKnn(run, config.model, config.views, config.data.root, workers)
     log = RunLog(run, as_tree(config), plan.steps, first, corpus.segments, config.data)
     clips.left_out |= log.broken
     log.say(origin if first == 0 else f"Goes on from the checkpoint of step {first}.")
@@ -74,9 +77,10 @@ def train_on(config: PretrainConfig, corpus: Corpus, run: Run) -> Path:
         if save or run.logs_after(step):
             log.flush(now, plan.global_batch, monitor)
         if save:
-            checkpoints.save(step + 1)
+            with log.aside():
+                checkpoints.save(step + 1)
         if stopped:
             log.close(f"Stopped after step {step + 1}; the same command goes on from there.")
             raise SystemExit(128 + stopped)
     log.close()
-    return export(config, core, plan, run)
+    return export(config, core, plan, max(first, plan.steps), run)

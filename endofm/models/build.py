@@ -33,7 +33,9 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, slower steps."""
     init_from: str = ""
-    """Weights to start from: a file of a video or image transformer, or `timm:NAME`."""
+    """Weights to start from: a model folder, a file of a video or image transformer, or
+    `timm:NAME`.
+    """
 
 
 def build_backbone(config: ModelConfig, image_pixels: int, num_frames: int) -> TimeSformer:
@@ -60,6 +62,12 @@ def build_backbone(config: ModelConfig, image_pixels: int, num_frames: int) -> T
     return model
 
 
+def weights_file(source: str) -> Path:
+    """The file that `model.init_from` names; in a model folder its weights."""
+    path = Path(source)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
 def initialize(backbone: TimeSformer, head: nn.Module | None, source: str) -> str:
     """Load `source` into the backbone, and its projection head if it has one and `head` is to start
     from it; what was done, in words.
@@ -71,7 +79,7 @@ def initialize(backbone: TimeSformer, head: nn.Module | None, source: str) -> st
     if source.startswith("timm:"):
         report = load_image_weights(backbone, source.removeprefix("timm:"))
         return f"Spatial weights start from {source}; {report}."
-    path = Path(source)
+    path = weights_file(source)
     found = recognize(read_checkpoint(path, which="student"))
     if "time_embed" not in found.tensors:
         report = load_image_weights(backbone, image_of_file(found, str(path)))

@@ -1,5 +1,6 @@
 """How well the teacher's nearest neighbours know a label, while a run is under way."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,8 +36,10 @@ class OnlineKnn:
     on the main process. The run itself is not touched, random numbers included.
     """
 
-    def __init__(self, run: Run, model: ModelConfig, views: ViewsConfig, workers: int) -> None:
-        """Read, check and decode the list that `run.knn` names.
+    def __init__(
+        self, run: Run, model: ModelConfig, views: ViewsConfig, root: Path | None, workers: int
+    ) -> None:
+        """Read, check and decode the list that `run.knn` names; its paths start from `root`.
 
         Raises `ConfigError` for a list that can't be asked, `ManifestError` for a bad one,
         `VideoError` for a clip of it that can't be read.
@@ -44,9 +47,8 @@ class OnlineKnn:
         self.run, self.every = run, 0
         if run.config.knn is None:
             return
-        manifest, self.label, self.every = run.config.knn
-        segments, _ = without_quarantined(manifest, read_manifest(manifest))
-        check_list(segments, manifest, self.label, self.every)
+        _, self.label, self.every = run.config.knn
+        segments = read_list(run.config.knn, root)
         if not run.accelerator.is_main_process:
             return
         self.labels = np.array([segment.labels[self.label] for segment in segments])
@@ -93,6 +95,18 @@ class ListedClips(Clips[npt.NDArray[np.uint8]]):
         return center_clip(segment, self.spec.num_frames, self.spec.pixels)
 
 
+def read_list(knn: tuple[Path, str, int], root: Path | None) -> list[Segment]:
+    """The clips of a labelled list, files unopened.
+
+    Raises `ConfigError` for a list that neighbours can't be asked about, `ManifestError` for a bad
+    one.
+    """
+    manifest, label, every = knn
+    segments, _ = without_quarantined(manifest, read_manifest(manifest, root))
+    check_list(segments, manifest, label, every)
+    return segments
+
+
 def check_list(segments: Sequence[Segment], manifest: Path, label: str, every: int) -> None:
     """Raise `ConfigError` for a list that neighbours can't be asked about."""
     unlabelled = [segment.name for segment in segments if not segment.labels.get(label)]
@@ -107,12 +121,16 @@ def check_list(segments: Sequence[Segment], manifest: Path, label: str, every: i
             f"{manifest} has {len(segments)} clips; run.knn keeps them in memory and takes at most "
             f"{MAX_CLIPS}: give it a smaller list."
         )
-    labels = {segment.labels[label] for segment in segments}
-    groups = {segment.group for segment in segments}
-    if len(labels) < 2 or len(groups) < 2:
+    groups: dict[str, set[str]] = defaultdict(set)
+    for segment in segments:
+        groups[segment.labels[label]].add(segment.group)
+    alone = [value for value, found in groups.items() if len(found) < 2]
+    if len(groups) < 2 or alone:
         raise ConfigError(
-            f"{manifest} has {len(labels)} values of label_{label} in {len(groups)} groups; "
-            "run.knn needs at least two of both."
+            f"{manifest} has {len(groups)} values of label_{label}"
+            + (f", and '{alone[0]}' in one group only" if alone else "")
+            + "; run.knn needs at least two, each in two groups or more: a clip is asked for by "
+            "other groups."
         )
 
 

@@ -133,6 +133,22 @@ def test_a_failed_save_keeps_the_checkpoint_before(manifest, tmp_path, monkeypat
     assert [path.name for path in kept.iterdir()] == ["step-00000002"]
 
 
+def test_a_run_starts_from_a_model_folder_and_goes_on_without_it(manifest, tmp_path):
+    train(small_recipe(manifest, tmp_path / "first"))
+    start = tmp_path / "first" / "model"
+    config = small_recipe(manifest, tmp_path / "run", save_every=2)
+    config = replace(config, model=replace(config.model, init_from=str(start)))
+    train(config)
+    whole = load_file(last_checkpoint(tmp_path / "run") / "model.safetensors")
+    (last_checkpoint(tmp_path / "run") / "whole.json").unlink()
+    start.rename(tmp_path / "elsewhere")
+    train(config)
+    again = load_file(last_checkpoint(tmp_path / "run") / "model.safetensors")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    card = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert card["provenance"]["started from"] == "model"
+
+
 def test_another_configuration_in_the_folder_is_refused_with_the_difference(manifest, tmp_path):
     config = small_recipe(manifest, tmp_path / "run")
     train(config)
@@ -229,6 +245,28 @@ def test_broken_clips_are_named_and_too_many_stop_the_run(tmp_path):
     assert rows(tmp_path / "other")[-1]["broken_clips"] == 1
 
 
+def test_too_many_broken_clips_stop_the_same_command_again_until_the_user_acts(tmp_path, capsys):
+    manifest = write_corpus(tmp_path)
+    (tmp_path / "clip_1.mp4").write_text("<html>404</html>")
+    config = small_recipe(manifest, tmp_path / "run", save_every=1, log_every=1)
+
+    def start(share=0.0):
+        AcceleratorState._reset_state(True)
+        train(replace(config, data=replace(config.data, max_broken_share=share)))
+
+    with pytest.raises(RunError, match=r"can't be decoded.*delete that file, raise the share"):
+        start()
+    kept = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert kept, "clip_1 was met in the first step: take another seed"
+    with pytest.raises(RunError, match=r"1 of 6 clips can't be decoded"):
+        start()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == kept
+    capsys.readouterr()
+    start(share=0.3)
+    assert "1 clips stay out" in capsys.readouterr().out
+    assert rows(tmp_path / "run")[-1] | {"step": 6, "broken_clips": 1} == rows(tmp_path / "run")[-1]
+
+
 BAD = {
     "a missing manifest": (["--data.manifests", "absent.csv"], "absent.csv"),
     "no manifest": (["--data.manifests"], "data.manifests is empty"),
@@ -267,6 +305,19 @@ def test_explain_says_what_a_run_would_do_and_starts_nothing(manifest, tmp_path,
     for words in ("6 in 1 manifests", "4 x 32 px", "6: 2 cross-view", "6 (2 epochs of 3)", "GiB"):
         assert words in told, told
     assert not (tmp_path / "run").exists()
+
+
+def test_explain_refuses_a_start_that_the_run_would_refuse(manifest, tmp_path, capsys):
+    recipe = flags(small_recipe(manifest, tmp_path / "run"), tmp_path)
+    for given, told in (
+        (["--model.init-from", "absent.pth"], "absent.pth is not a file"),
+        (["--run.knn", "absent.csv", "polyp", "3"], "absent.csv"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*recipe, *given, "--explain"])
+        assert told in capsys.readouterr().err
+    main([*recipe, "--run.precision", "fp16", "--explain"])
+    assert torch.cuda.is_available() or "fp16 needs a GPU" in capsys.readouterr().out
 
 
 def test_explain_of_the_paper_has_the_published_arithmetic(manifest, tmp_path, capsys):

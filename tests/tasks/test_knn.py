@@ -87,12 +87,21 @@ def test_the_option_is_read_from_flags_and_recipes(tmp_path):
         (lambda n: "a", 10, "1 values of label_kind"),
         (lambda n: "ab "[n % 3].strip(), 10, "2 clips without a label_kind"),
         (lambda n: "ab"[n % 2], 0, "0 steps"),
+        (lambda n: "ab"[n == 3], 10, "2 values of label_kind, and 'b' in one group only"),
     ],
 )
 def test_lists_that_cannot_be_asked_are_refused(manifest, tmp_path, label, every, told):
     file = labelled(manifest, manifest.with_name("bad.csv"), label)
     with pytest.raises(ConfigError, match=told):
         train(small_recipe(manifest, tmp_path / "run", knn=(file, "kind", every)))
+
+
+def test_the_lists_paths_start_from_the_datas_root(manifest, tmp_path):
+    file = labelled(manifest, tmp_path / "labelled.csv")  # not where the clips are
+    config = small_recipe(manifest, tmp_path / "run", knn=(file, "kind", 3))
+    train(replace(config, data=replace(config.data, root=manifest.parent)))
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "knn_accuracy" in row] == [3, 6]
 
 
 def test_a_list_that_would_fill_the_memory_is_refused(manifest):
@@ -104,7 +113,7 @@ def test_a_list_that_would_fill_the_memory_is_refused(manifest):
 def test_a_clip_of_the_list_that_cannot_be_read_is_named_before_the_run(manifest, tmp_path):
     folder = tmp_path / "other"
     folder.mkdir()
-    bad = labelled(write_corpus(folder, num_clips=3), folder / "list.csv")
+    bad = labelled(write_corpus(folder, num_clips=4), folder / "list.csv")
     (folder / "clip_1.mp4").write_bytes(b"no video")
     with pytest.raises(VideoError, match="clip_1"):
         train(small_recipe(manifest, tmp_path / "run", knn=(bad, "kind", 2)))
