@@ -66,7 +66,7 @@ class BenchConfig:
     def read_recipe(self) -> Recipe:
         """The recipe, with what is given here instead of its own."""
         flags = ["--model.name", self.model] if self.model else []
-        recipe = parse_config(Recipe, flags, self.recipe, "endofm bench", "")
+        recipe = parse_config(Recipe, flags, self.recipe, "endofm bench", "", "--recipe")
         if recipe.model.attention != "divided_space_time":
             raise ConfigError(
                 f"The recipe's model.attention is {recipe.model.attention}, which the plain "

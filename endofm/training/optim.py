@@ -1,5 +1,6 @@
 """The optimizer, its weight-decay groups, and two ways to clip gradients."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -44,14 +45,20 @@ class OptimConfig:
                 f"optim.lr_per_256 {self.lr_per_256} and optim.clip_norm {self.clip_norm} must be "
                 f"above 0, optim.weight_decay {list(self.weight_decay)} at least 0."
             )
+        if self.freeze_last_layer_epochs < 0:
+            raise ConfigError(
+                f"optim.freeze_last_layer_epochs is {self.freeze_last_layer_epochs}; give 0 or "
+                "more."
+            )
 
 
 def check_length(epochs: float, batch_size: int, accumulate: int, warmup_epochs: float) -> None:
     """Raise `ConfigError` for a run that can't be so long, in the words of both programs."""
-    if epochs <= 0 or batch_size < 1 or accumulate < 1:
+    if not 0 < epochs < math.inf:
+        raise ConfigError(f"optim.epochs is {epochs}; give a finite number above 0.")
+    if batch_size < 1 or accumulate < 1:
         raise ConfigError(
-            f"optim.epochs {epochs}, optim.batch_size {batch_size} and optim.accumulate "
-            f"{accumulate} must all be above 0."
+            f"optim.batch_size {batch_size} and optim.accumulate {accumulate} must both be above 0."
         )
     if not 0 <= warmup_epochs <= epochs:
         raise ConfigError(

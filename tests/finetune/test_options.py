@@ -65,7 +65,7 @@ def test_every_recipe_is_read_whole_and_makes_a_plan(recipe, corpus):
     config = read_command(flags).recipe
     draws = recipe.stem.startswith("rpa3d")
     assert config.task.protocol == ("balanced_draws" if draws else "honest")
-    assert len(recipe_flags(recipe)) > 10
+    assert len(recipe_flags(recipe, Command)) > 10
     material = gather_material(config)
     plan = make_plan(config.only(1.0, config.run.seeds[0]), material, rank=0, world=1)
     assert plan.steps > 0 and plan.splits.val and len(material.classes) > 0
@@ -116,7 +116,7 @@ def test_the_resolved_recipe_is_a_recipe_again(tmp_path):
         (dict(crop_area=(0.9, 0.2)), "two rising shares"),
         (dict(every_frames=5, test_views=(2, 1)), "the one clip around it"),
         (dict(seeds=(1, 1)), "give different numbers"),
-        (dict(epochs=0), "must all be above 0"),
+        (dict(epochs=0), "give a finite number above 0"),
         (dict(layer_decay=0.0), "above 0 and at most 1"),
         (dict(classes=("a", "a")), "names one twice"),
     ],

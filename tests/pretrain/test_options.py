@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from endofm.config import as_tree, recipe_flags
+from endofm.errors import ConfigError
 from pretrain.__main__ import read_command
 from pretrain.config import Command, PretrainConfig
 from tests.options import num_options, option_names
@@ -47,7 +48,7 @@ def test_every_option_has_its_sentence_in_the_help(capsys):
 def test_every_recipe_is_read_whole(recipe):
     command = read_command(["--config", str(recipe)])
     tree = as_tree(command.recipe)
-    assert len(recipe_flags(recipe)) > 10
+    assert len(recipe_flags(recipe, Command)) > 10
     assert command.recipe != PretrainConfig() and set(tree) == {
         "data", "views", "model", "objective", "optim", "run",
     }  # fmt: skip
@@ -63,3 +64,14 @@ def test_the_released_recipe_has_the_released_learning_rate_at_its_batch():
     assert recipe.views.shapes == [(8, 224), (16, 224)] + [
         (frames, 96) for frames in (2, 2, 4, 4, 8, 8, 16, 16)
     ]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("optim.epochs", "inf"), ("optim.epochs", "nan"), ("optim.lr-per-256", "nan"),
+     ("views.crop-areas", "nan 0.4 1"), ("objective.koleo-weight", "nan"),
+     ("model.drop-path", "nan"), ("optim.weight-decay", "0 inf")],
+)  # fmt: skip
+def test_a_number_that_is_none_is_refused_by_the_name_of_its_option(option, value):
+    with pytest.raises(ConfigError, match=re.escape(option.replace("-", "_"))):
+        read_command([f"--{option}", *value.split()])

@@ -52,9 +52,17 @@ def test_biases_norms_and_frozen_gains_do_not_decay_but_embeddings_and_weights_d
 
 @pytest.mark.parametrize(
     "changes",
-    [{"epochs": 0}, {"batch_size": 0}, {"accumulate": 0}, {"warmup_epochs": 99},
-     {"lr_per_256": 0.0}, {"clip_norm": 0.0}, {"weight_decay": (-1.0, 0.0)}],
+    [{"epochs": 0}, {"epochs": float("inf")}, {"batch_size": 0}, {"accumulate": 0},
+     {"warmup_epochs": 99}, {"lr_per_256": 0.0}, {"clip_norm": 0.0},
+     {"weight_decay": (-1.0, 0.0)}, {"freeze_last_layer_epochs": -1}],
 )  # fmt: skip
 def test_options_that_cannot_be_meant_are_refused(changes):
-    with pytest.raises(ConfigError, match=r"optim\."):
+    with pytest.raises(ConfigError, match=rf"optim\.{next(iter(changes))}"):
         OptimConfig(**changes)
+
+
+def test_epochs_that_are_no_number_are_not_blamed_on_the_warm_up():
+    with pytest.raises(
+        ConfigError, match=r"^optim\.epochs is nan; give a finite number above 0\.$"
+    ):
+        OptimConfig(epochs=float("nan"))
