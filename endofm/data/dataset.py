@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from endofm.data.manifest import Segment, read_manifest
 from endofm.data.quarantine import quarantine_file, without_quarantined
 from endofm.data.video import read_segment
+from endofm.data.video.base import check_kind, look_at
 from endofm.data.video.shards import in_shard, missing_reason
 from endofm.data.views import View, ViewsConfig, cut_views, draw_indices, view_rng
 from endofm.data.workers import Clips
@@ -138,22 +140,31 @@ def load_corpus(config: DataConfig) -> Corpus:
 
 
 def find_missing(segments: Sequence[Segment], min_frames: int = MIN_CLIP_FRAMES) -> list[Broken]:
-    """Clips whose file is absent or has no bytes, or with too few frames by the manifest.
+    """Clips whose file is absent, none or empty, or with too few frames by the manifest.
 
     Each file is looked at once, none is opened.
     """
     reasons: dict[Path, str] = {}
     for file in {segment.file for segment in segments}:
-        if in_shard(file):
-            if reason := missing_reason(file):
+        try:
+            if reason := _missing_reason(file):
                 reasons[file] = reason
-        elif not file.exists():
-            reasons[file] = f"{file} does not exist; mend the manifest or the root."
-        elif file.is_file() and file.stat().st_size == 0:
-            reasons[file] = f"{file} has no bytes; fetch it again."
+        except VideoError as error:
+            reasons[file] = str(error)
     found = [Broken(s.name, reasons[s.file]) for s in segments if s.file in reasons]
     short = [s for s in segments if s.num_frames is not None and s.num_frames < min_frames]
     return found + [Broken(s.name, _too_short(s, s.num_frames or 0)) for s in short]
+
+
+def _missing_reason(file: Path) -> str | None:
+    """Why a file can't be used; raises `VideoError` too."""
+    status = look_at(file)
+    if status is None:
+        absent = f"{file} does not exist; mend the manifest or the root."
+        return missing_reason(file) if in_shard(file) else absent
+    check_kind(file, status, stat.S_ISREG, stat.S_ISDIR)
+    is_empty = stat.S_ISREG(status.st_mode) and status.st_size == 0
+    return f"{file} has no bytes; fetch it again." if is_empty else None
 
 
 class SampleOrder:
@@ -218,7 +229,7 @@ class ClipViews(Clips[Sample]):
         self.seed = seed
 
     def __getitem__(self, position: int) -> Sample:
-        """The sample at a position of the run; raises `VideoError` if none of 100 tries decodes."""
+        """The sample at a position of the run; raises `VideoError` if none of 100 draws decodes."""
         broken = []
         place = self.order.at(position)
         for attempt in range(100):
@@ -231,11 +242,19 @@ class ClipViews(Clips[Sample]):
                 place = self.order.instead(position, attempt)
                 continue
             return Sample(views, segment.name, tuple(broken))
-        raise VideoError(f"100 clips in a row can't be decoded; the last: {broken[-1].reason}")
+        raise none_decodes(broken, sum(self.order.sizes))
 
     def _views(self, segment: Segment, epoch: int) -> list[View]:
         self.begin(segment.name)
         return clip_views(segment, self.views, self.data, self.seed, epoch)
+
+
+def none_decodes(broken: Sequence[Broken], num_clips: int) -> VideoError:
+    """What to say where every draw for one position was broken."""
+    return VideoError(
+        f"None of {len(broken)} draws from the {num_clips} clips can be decoded; the last: "
+        f"{broken[-1].reason}"
+    )
 
 
 def clip_views(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from endofm.data.annotations import read_boxes, read_masks
-from endofm.data.dataset import Broken, Corpus, SampleOrder
+from endofm.data.dataset import Broken, Corpus, SampleOrder, none_decodes
 from endofm.data.geometry import Geometry, draw_geometry, square, whole
 from endofm.data.labelled import PLAIN, LabelledSample, Showing
 from endofm.data.labels import truth_of
@@ -49,7 +49,7 @@ class TrainingClips(Clips[LabelledSample]):
         self.features = features
 
     def __getitem__(self, position: int) -> LabelledSample:
-        """The sample at a position of the run; raises `VideoError` if none of 100 tries decodes."""
+        """The sample at a position of the run; raises `VideoError` if none of 100 draws decodes."""
         broken: list[Broken] = []
         place = self.order.at(position)
         for attempt in range(100):
@@ -61,7 +61,7 @@ class TrainingClips(Clips[LabelledSample]):
                 self.left_out[segment.name] = str(error)
                 broken.append(Broken(segment.name, str(error)))
                 place = self.order.instead(position, attempt)
-        raise VideoError(f"100 clips in a row can't be decoded; the last: {broken[-1].reason}")
+        raise none_decodes(broken, sum(self.order.sizes))
 
     def _read(self, segment: Segment, epoch: int, position: int) -> LabelledSample:
         self.begin(segment.name)

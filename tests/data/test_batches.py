@@ -208,7 +208,7 @@ def test_an_error_of_a_worker_comes_as_its_sentence_without_the_traceback(manife
     misbehave(refuse)
     with pytest.raises(VideoError) as caught:
         read_all(batches_of(manifest))
-    assert "\n" not in str(caught.value) and str(caught.value).startswith("100 clips in a row")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("None of 100 draws")
 
 
 def test_a_mistake_in_the_code_of_a_worker_comes_with_its_traceback(manifest, misbehave):

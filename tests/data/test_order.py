@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -91,7 +92,7 @@ def test_a_corpus_of_broken_clips_stops_instead_of_trying_for_ever(tmp_path):
     for file in tmp_path.glob("*.mp4"):
         file.write_bytes(b"nothing")
     data = DataConfig(manifests=(manifest,))
-    with pytest.raises(VideoError, match="100 clips in a row"):
+    with pytest.raises(VideoError, match=r"^None of 100 draws from the 2 clips"):
         ClipViews(load_corpus(data), data, VIEWS, 0)[0]
 
 
@@ -130,6 +131,25 @@ def test_missing_and_empty_files_are_found_before_the_start(tmp_path):
     assert set(found) == {"clip_0.mp4[0:12]", "clip_1.mp4[0:12]"}
     assert "does not exist" in found["clip_0.mp4[0:12]"]
     assert "no bytes" in found["clip_1.mp4[0:12]"]
+
+
+def test_what_cannot_be_looked_at_or_is_no_file_is_found_before_the_start(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    long = "x" * 300 + ".mp4"
+    (tmp_path / "clips.csv").write_text(f"path\npipe.mp4\n{long}\nlocked/a.mp4\n")
+    segments = load_corpus(DataConfig(manifests=(tmp_path / "clips.csv",))).segments
+    look = Path.stat
+
+    def stat(path, **options):
+        if path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    found = dict(find_missing(segments))
+    assert "is no file but a pipe" in found["pipe.mp4"]
+    assert "can't be looked at (File name too long);" in found[long]
+    assert "can't be looked at (Permission denied);" in found["locked/a.mp4"]
 
 
 def test_a_corpus_without_rows_of_the_split_names_the_splits_there_are(tmp_path):

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from endofm.data.video import open_video, timetable
+from endofm.data.video.base import check_file
 from endofm.errors import VideoError
 from tests.make import copy_video, frame_indices, overwrite, write_sound, write_video
 from tests.read import READERS, read_all, refusal
@@ -34,6 +36,32 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
         assert "0 bytes" in refusal(tmp_path / "empty.mp4", reader)
         assert "not a video" in refusal(tmp_path / "text.mp4", reader)
         assert "no video, only sound" in refusal(write_sound(tmp_path / "sound.mp4"), reader)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_lies_there_but_is_no_file_is_not_said_to_be_absent(
+    reader: str, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert "is no file but a pipe" in refusal(tmp_path / "pipe.mp4", reader)
+    with pytest.raises(VideoError, match="is no file but a folder"):
+        check_file(tmp_path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("suffix", [".mp4", ".nii.gz"])
+def test_a_path_that_cannot_be_looked_at_is_refused(
+    reader: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "(File name too long); correct" in refusal(tmp_path / ("x" * 300 + suffix), reader)
+    assert "(embedded null byte); correct" in refusal(tmp_path / f"a\0{suffix}", reader)
+
+    def locked(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", locked)
+    told = refusal(tmp_path / f"v{suffix}", reader)
+    assert "can't be looked at (Permission denied); correct its name or the perm" in told
 
 
 def test_an_unknown_codec_is_refused(tmp_path: Path) -> None:

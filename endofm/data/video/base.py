@@ -2,8 +2,9 @@
 
 import operator
 import os
+import stat
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -104,11 +105,33 @@ def resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA))
 
 
+def look_at(path: Path) -> os.stat_result | None:
+    """What lies at a path; `None` where nothing does. Raises `VideoError` where none can tell."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # no permission, a name too long; a NUL in it
+        raise VideoError(
+            f"{path} can't be looked at ({getattr(error, 'strerror', None) or error}); correct its "
+            "name or the permissions of its folders."
+        ) from error
+
+
 def check_file(path: Path) -> None:
     """Raise `VideoError` for what no decoder need be asked about."""
-    if not path.is_file():
+    status = look_at(path)
+    if status is None:
         raise VideoError(f"{path} does not exist; correct the path or the manifest's root.")
-    if path.stat().st_size == 0:
+    check_kind(path, status, stat.S_ISREG)
+    if status.st_size == 0:
         raise VideoError(
             f"{path} is empty (0 bytes); copy it again or take it out of the manifest."
         )
+
+
+def check_kind(path: Path, status: os.stat_result, *kinds: Callable[[int], bool]) -> None:
+    """Raise `VideoError` for what is none of these kinds (`stat.S_ISREG`, `stat.S_ISDIR`)."""
+    if not any(is_one(status.st_mode) for is_one in kinds):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise VideoError(f"{path} is no file but {what}; take it out of the manifest.")

@@ -1,5 +1,6 @@
 """The interface of all readers, and which one opens a path."""
 
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -7,6 +8,7 @@ from typing import Literal, Protocol, Self, get_args
 
 import numpy as np
 
+from endofm.data.video.base import look_at
 from endofm.data.video.dicom import DICOM_SUFFIXES, DicomReader, series_files
 from endofm.data.video.frames import FrameFolder
 from endofm.data.video.nifti import NiftiReader, is_nifti
@@ -73,7 +75,8 @@ def open_video(path: Path, reader: Decoder = "pyav") -> VideoReader:
     if reader not in get_args(Decoder):
         known = ", ".join(get_args(Decoder))
         raise ConfigError(f"There is no video reader '{reader}'; choose one of {known}.")
-    if path.is_dir():
+    status = look_at(path)
+    if status is not None and stat.S_ISDIR(status.st_mode):
         return DicomReader(path) if series_files(path) else FrameFolder(path)
     if in_shard(path):
         return UnpackedClip(find_member(path), reader)

@@ -150,8 +150,8 @@ def _place(folder: Path, tar: str) -> str:
 def _read_index(file: Path, changed: int) -> dict[str, dict[str, tuple[int, int]]]:
     try:
         found: dict[str, dict[str, tuple[int, int]]] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise VideoError(f"{file} is not whole ({error}); copy it again.") from error
+    except (OSError, ValueError) as error:
+        raise VideoError(f"{file} can't be read ({error}); copy it again.") from error
     return found
 
 
