@@ -29,8 +29,9 @@ def manifest_from_folder(
 ) -> tuple[list[Segment], list[str]]:
     """Open and count every video, volume and folder of frames below `folder`.
 
-    Videos are cut end to end into clips of `clip_seconds`; the last clip takes the remainder, and a
-    shorter video is one clip (`None`: every video is one). A volume or folder of frames is one
+    Videos are cut end to end into clips of `clip_seconds`, but of no less than `min_frames`; the
+    last clip takes the remainder, and a shorter video is one clip (`None`: every video is one). A
+    volume or folder of frames is one
     clip. Returns the clips in natural order and a sentence for each path that is left out;
     `progress` is told how many of how many paths are done. Raises `ManifestError` where `folder` is
     none.
@@ -38,8 +39,10 @@ def manifest_from_folder(
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise ManifestError(f"{folder} is not a folder; give the folder that holds the videos.")
-    if clip_seconds is not None and not clip_seconds > 0:
-        raise ManifestError(f"clip_seconds is {clip_seconds}; clips must last longer than 0 s.")
+    if clip_seconds is not None and not 0 < clip_seconds < math.inf:
+        raise ManifestError(
+            f"clip_seconds is {clip_seconds}; clips must last longer than 0 s, and not for ever."
+        )
     left_out: list[str] = []
     sources = list(find_sources(folder, left_out))
     segments: list[Segment] = []
@@ -122,15 +125,15 @@ def _clips(
         frames = "1 frame" if num_frames == 1 else f"{num_frames} frames"
         raise VideoError(f"{source} has {frames}, fewer than {min_frames}; it is left out.")
     path = source.relative_to(folder).as_posix()
-    bounds = _cuts(num_frames, clip_seconds, fps)
+    bounds = _cuts(num_frames, clip_seconds, fps, min_frames)
     return [Segment(folder, path, start, stop, group=path) for start, stop in pairwise(bounds)]
 
 
-def _cuts(num_frames: int, clip_seconds: float | None, fps: float) -> list[int]:
-    """Where clips begin, and the end; the last clip takes the remainder."""
+def _cuts(num_frames: int, clip_seconds: float | None, fps: float, min_frames: int) -> list[int]:
+    """Where clips of `min_frames` or more begin, and the end; the last one takes the remainder."""
     if clip_seconds is None or math.isnan(fps):
         return [0, num_frames]
-    clip_frames = max(1, round(clip_seconds * fps))
+    clip_frames = max(1, min_frames, round(clip_seconds * fps))
     num_clips = max(1, num_frames // clip_frames)
     return [clip * clip_frames for clip in range(num_clips)] + [num_frames]
 

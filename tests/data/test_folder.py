@@ -38,6 +38,13 @@ def test_videos_are_cut_end_to_end_and_the_last_clip_takes_the_remainder(
     assert bounds(tmp_path, clip_seconds=2.0) == expected
 
 
+def test_no_clip_is_of_fewer_frames_than_a_clip_needs(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", 7, SMALL, fps=1)
+    cuts = [("v.mp4", 0, 2), ("v.mp4", 2, 4), ("v.mp4", 4, 7)]
+    assert bounds(tmp_path, clip_seconds=1.0) == cuts
+    assert len(bounds(tmp_path, clip_seconds=1.0, min_frames=1)) == 7
+
+
 def test_without_clip_seconds_a_video_is_one_clip(tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", 65, SMALL, fps=10)
     assert bounds(tmp_path, clip_seconds=None) == [("v.mp4", 0, 65)]
@@ -134,6 +141,8 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         manifest_from_folder(tmp_path / "absent")
     with pytest.raises(ManifestError, match="longer than 0"):
         manifest_from_folder(tmp_path, clip_seconds=0)
+    with pytest.raises(ManifestError, match="clip_seconds is inf"):
+        manifest_from_folder(tmp_path, clip_seconds=float("inf"))
 
 
 def test_rows_lead_back_to_their_frames(tmp_path: Path) -> None:
