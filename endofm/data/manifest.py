@@ -18,6 +18,7 @@ import csv
 import difflib
 import hashlib
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -79,17 +80,9 @@ def read_manifest(manifest: Path, root: Path | None = None) -> list[Segment]:
     Raises `ManifestError` for a missing, empty or malformed manifest, naming line and way out.
     """
     manifest = Path(manifest)
-    if not manifest.is_file():
-        raise ManifestError(
-            f"{manifest} is not a manifest file; `endofm manifest FOLDER {manifest}` makes one "
-            "from a folder of videos."
-        )
     root = (Path(root) if root is not None else manifest.parent).absolute()
-    if not root.is_dir():
-        raise ManifestError(
-            f"The root folder {root} of {manifest} does not exist; mount it or give another root."
-        )
     try:
+        _check_places(manifest, root)
         with manifest.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             columns = list(reader.fieldnames or [])
@@ -97,7 +90,7 @@ def read_manifest(manifest: Path, root: Path | None = None) -> list[Segment]:
             segments = [_segment(manifest, reader.line_num, row, root) for row in reader]
     except OSError as error:
         raise ManifestError(
-            f"{manifest} can't be read ({error.strerror}); correct its permissions."
+            f"{manifest} can't be read ({error.strerror}); correct its name or its permissions."
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(
@@ -142,6 +135,25 @@ def write_manifest(manifest: Path, segments: Sequence[Segment]) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_places(manifest: Path, root: Path) -> None:
+    if manifest.is_dir():
+        made = f"{manifest.name or 'clips'}.csv"
+        command = shlex.join(["endofm", "manifest", str(manifest), made])
+        raise ManifestError(
+            f"{manifest} is a folder; `{command}` makes a manifest of the videos in it, then give "
+            f"{made}."
+        )
+    if not manifest.is_file():
+        raise ManifestError(
+            f"{manifest} is not a manifest file; `endofm manifest FOLDER {manifest}` makes one "
+            "from a folder of videos."
+        )
+    if not root.is_dir():
+        raise ManifestError(
+            f"The root folder {root} of {manifest} does not exist; mount it or give another root."
+        )
 
 
 def _check_columns(manifest: Path, columns: list[str]) -> None:
@@ -200,6 +212,10 @@ def _path(where: str, written: str, root: Path) -> str:
     path = written.replace("\\", "/") if os.name == "nt" else written
     if not path.strip():
         return ""
+    if "\0" in path:
+        raise ManifestError(
+            f"{where}: the path {path!a} has a NUL in it, which no file's name has; write it again."
+        )
     if (
         PurePosixPath(path).is_absolute()
         or PureWindowsPath(path).is_absolute()

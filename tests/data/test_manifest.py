@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from endofm.cli import main
 from endofm.data.manifest import Segment, read_manifest, write_manifest
 from endofm.errors import ManifestError
+from tests.make import write_video
 
 
 def written(folder: Path, text: str) -> Path:
@@ -87,6 +89,7 @@ def test_one_path_has_one_spelling(tmp_path: Path) -> None:
         ("path\n/etc/passwd\n", "leaves its root"),
         ("path\nC:\\videos\\a.mp4\n", "leaves its root"),
         ("path\na/../../b.mp4\n", "leaves its root"),
+        ("path,masks\na.mp4,m\0\n", r"line 2: the path 'm\\x00' has a NUL in it"),
         ("path,start_frame\na,-1\n", "line 2: start_frame is '-1'"),
         ("path,start_frame\na,1.5\n", "line 2: start_frame is '1.5'"),
         ("path,start_frame,stop_frame\na,5,5\n", "stop_frame 5 is not after start_frame 5"),
@@ -110,6 +113,20 @@ def test_absent_manifests_and_roots_are_refused(tmp_path: Path) -> None:
         read_manifest(tmp_path / "absent.csv")
     with pytest.raises(ManifestError, match=r"root folder .* does not exist"):
         read_manifest(written(tmp_path, "path\na\n"), root=tmp_path / "absent")
+    with pytest.raises(ManifestError, match=r"can't be read \(File name too long\); correct"):
+        read_manifest(tmp_path / ("x" * 300))
+
+
+def test_for_a_folder_the_command_that_makes_its_manifest_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "good" / "v.mp4", 5, (48, 64))
+    monkeypatch.chdir(tmp_path)
+    for folder, named in (("good", "endofm manifest good good.csv"), (".", "manifest . clips.csv")):
+        with pytest.raises(ManifestError, match=f"{folder} is a folder; .*`.*{named}` makes"):
+            read_manifest(Path(folder))
+    main(["manifest", "good", "good.csv"])
+    assert [segment.path for segment in read_manifest(Path("good.csv"))] == ["good/v.mp4"]
 
 
 def test_links_may_not_leave_the_root(tmp_path: Path) -> None:
