@@ -16,7 +16,7 @@ from rich.table import Table
 
 from endofm import hub
 from endofm.data.manifest import Segment, read_manifest
-from endofm.errors import ManifestError
+from endofm.errors import ConfigError, ManifestError
 from endofm.metrics.representation import color_statistics, retrieval_at_1, retrieval_chance
 from endofm.program import told_faults
 from endofm.report.page import untrained_twin
@@ -37,6 +37,17 @@ class Retrieval:
     """Pieces of every clip, end to end."""
     frames: int = 2
     """Frames taken from a piece."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't be meant."""
+        if not self.models:
+            raise ConfigError("No model is given; name at least one model folder.")
+        if self.pieces < 2:
+            raise ConfigError(
+                f"--pieces is {self.pieces}; a piece is found by another one, so give 2 or more."
+            )
+        if self.frames < 1:
+            raise ConfigError(f"--frames is {self.frames}; give 1 or more.")
 
 
 def cut(segment: Segment, pieces: int) -> list[Segment]:
@@ -72,8 +83,8 @@ def retrieval_scores(command: Retrieval) -> dict[str, list[float]]:
 
 def main() -> None:
     """Print the table; a fault is one sentence and exit status 1."""
-    command = tyro.cli(Retrieval, prog="python -m pretrain.retrieval")
     with told_faults():
+        command = tyro.cli(Retrieval, prog="python -m pretrain.retrieval")
         scores = retrieval_scores(command)
     table = Table("features", "mean", "lowest", "highest", title="Found at first place, percent")
     for kind, values in scores.items():

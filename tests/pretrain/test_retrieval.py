@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from endofm import create_model, hub
 from endofm.data.manifest import Segment
 from endofm.errors import ManifestError
 from endofm.models.input import InputSpec
-from pretrain.retrieval import Retrieval, cut, retrieval_scores
+from pretrain.retrieval import Retrieval, cut, main, retrieval_scores
 from tests.small import write_corpus
 
 
@@ -17,6 +18,23 @@ def test_a_clip_is_cut_end_to_end():
     for short in (Segment(Path(), "a.mp4", 0, 2), Segment(Path(), "a.mp4")):
         with pytest.raises(ManifestError, match="can't be cut into 3 pieces"):
             cut(short, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--pieces", "0", "model"], "--pieces is 0"),
+        (["--pieces", "1", "model"], "--pieces is 1"),
+        (["--frames", "0", "model"], "--frames is 0"),
+        ([], "No model is given"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(given, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["retrieval", "--manifest", "clips.csv", *given])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and said.count("\n") == 1 and f"error: {told}" in said
 
 
 def test_retrieval_scores_every_model_beside_its_baselines(tmp_path):
