@@ -63,3 +63,11 @@ class Command:
     """Say what the run would do and cost, and stop."""
     show_views: Path | None = None
     """Draw the views of some clips to this PNG, and stop."""
+
+    def __post_init__(self) -> None:
+        """Refuse a picture of another kind."""
+        if self.show_views is not None and self.show_views.suffix.lower() != ".png":
+            raise ConfigError(
+                f"--show-views draws a PNG, but {self.show_views} doesn't end in .png; give it "
+                "that ending."
+            )

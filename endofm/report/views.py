@@ -60,11 +60,16 @@ def stack(rows: list[Image]) -> Image:
 
 
 def write_png(path: Path, image: Image) -> None:
-    """Write RGB pixels as a PNG. Raises `RunError` where the folder can't be written."""
+    """Write RGB pixels as a PNG, whole or not at all. Raises `RunError` where it can't be."""
     _, encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
+    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded.tobytes())
+        try:
+            part.write_bytes(encoded.tobytes())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(
             f"{path} can't be written ({error.strerror}); give a file in another folder."

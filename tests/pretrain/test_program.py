@@ -9,6 +9,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -16,7 +18,9 @@ from safetensors.torch import load_file
 
 import endofm
 from endofm.config import to_yaml
+from endofm.data.dataset import ClipViews, load_corpus
 from endofm.errors import RunError
+from endofm.report.views import clip_block, stack, views_sheet, write_png
 from endofm.training.checkpoint import Checkpoints
 from pretrain.__main__ import main
 from pretrain.train import train
@@ -320,6 +324,16 @@ def test_explain_refuses_a_start_that_the_run_would_refuse(manifest, tmp_path, c
     assert torch.cuda.is_available() or "fp16 needs a GPU" in capsys.readouterr().out
 
 
+def test_explain_of_a_step_that_cannot_fit_ends_with_the_sentence(manifest, tmp_path, capsys):
+    recipe = flags(small_recipe(manifest, tmp_path / "run"), tmp_path)
+    given, told = BAD["more views than memory"]
+    with pytest.raises(SystemExit) as stop:
+        main([*recipe, *given, "--explain"])
+    said = capsys.readouterr()
+    assert stop.value.code == 1 and "memory           about" in said.out
+    assert said.err.startswith("error:") and told in said.err and said.err.count("\n") == 1
+
+
 def test_explain_of_the_paper_has_the_published_arithmetic(manifest, tmp_path, capsys):
     main(["--config", str(ROOT / "pretrain/configs/endofm_paper.yaml"), "--explain",
           "--data.manifests", str(manifest), "--optim.batch-size", "1"])  # fmt: skip
@@ -340,6 +354,34 @@ def test_show_views_draws_what_the_run_will_see(manifest, tmp_path):
     recipe = flags(small_recipe(manifest, tmp_path / "run"), tmp_path)
     main([*recipe, "--show-views", str(tmp_path / "views.png")])
     assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
+    drawn = cv2.imread(str(tmp_path / "views.png"))[..., ::-1]
+    config = small_recipe(manifest, tmp_path / "run")
+    corpus = load_corpus(config.data)
+    samples = [ClipViews(corpus, config.data, config.views, config.run.seed)[n] for n in range(3)]
+    cut = [clip_block(sample.views, config.views, sample.name) for sample in samples]
+    assert np.array_equal(drawn, stack(cut))
+    assert not np.array_equal(drawn, views_sheet(corpus, config.data, config.views, seed=1))
+
+
+@pytest.mark.parametrize("name", ["views.jpg", "views"])
+def test_show_views_draws_nothing_but_a_png(manifest, tmp_path, capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        main(["--data.manifests", str(manifest), "--show-views", str(tmp_path / name)])
+    assert stop.value.code == 1 and "doesn't end in .png" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_no_part_of_a_picture(tmp_path, monkeypatch):
+    (tmp_path / "v.png").write_bytes(b"old")
+
+    def full_disk(path, data):
+        path.open("wb").close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(RunError, match=r"v\.png can't be written \(No space left"):
+        write_png(tmp_path / "v.png", np.zeros((4, 4, 3), np.uint8))
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("v.png", b"old")]
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(manifest, tmp_path):
