@@ -9,6 +9,8 @@ from typing import Any
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
+from endofm.errors import ConfigError
+
 MAX_WAITING = 200
 """Rows that may wait for a tracker before it is taken for dead."""
 FINISH_SECONDS = 60.0
@@ -61,7 +63,8 @@ class Tracker(threading.Thread):
                 tracker.log(row, step=step)
             tracker.finish()
         except Exception as error:  # a tracker may fail in any way; none is worth a run
-            self._leave_out(f"failed and is left out from here on: {error}")
+            reason = str(error) or type(error).__name__
+            self._leave_out(f"failed and is left out from here on: {reason}")
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Hand it a row; never waits."""
@@ -87,7 +90,12 @@ class Tracker(threading.Thread):
 
 def _start_tensorboard(folder: Path, tree: Mapping[str, Any]) -> GeneralTracker:
     tracker: GeneralTracker = TensorBoardTracker("tensorboard", str(folder))
-    tracker.start()
+    try:
+        tracker.start()
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"tensorboard is not installed ({error}); `pip install 'endofm[tensorboard]'`."
+        ) from error
     return tracker
 
 

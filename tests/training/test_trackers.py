@@ -1,3 +1,4 @@
+import sys
 import threading
 import time
 from pathlib import Path
@@ -65,6 +66,25 @@ def test_a_tracker_that_fails_is_left_out_with_a_sentence(scripted, where):
         some.log({"loss": 1.0}, step)
     some.finish()
     assert told == ["The tracker wandb failed and is left out from here on: no server at 10.0.0.1"]
+
+
+def test_a_failure_without_a_text_is_told_by_its_kind(scripted):
+    def fail():
+        raise TimeoutError
+
+    scripted("init", fail)
+    told = []
+    Trackers(["wandb"], Path("run"), {}, told.append).finish()
+    assert told == ["The tracker wandb failed and is left out from here on: TimeoutError"]
+
+
+def test_an_absent_tensorboard_is_told_with_the_way_to_have_it(tmp_path, monkeypatch):
+    for name in ("torch.utils.tensorboard", "tensorboardX"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delattr("torch.utils.tensorboard", raising=False)
+    told = []
+    Trackers(["tensorboard"], tmp_path, {}, told.append).finish()
+    assert len(told) == 1 and "pip install 'endofm[tensorboard]'" in told[0]
 
 
 @pytest.mark.parametrize("where", ["init", "log", "finish"])
