@@ -128,6 +128,17 @@ def test_frames_of_another_kind_are_refused():
         SPEC.normalize(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
 
 
+def test_pixels_that_are_not_normalized_are_refused_and_normalized_ones_taken(folder):
+    model = endofm.load(folder)
+    frames = torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8)
+    for clip in (frames, frames.permute(0, 4, 1, 2, 3)):
+        with pytest.raises(ConfigError, match=r"is uint8 .*model\.input_spec\.normalize"):
+            model(clip)
+    clip = model.input_spec.normalize(frames)
+    assert model(clip).dtype == torch.float32
+    assert model.half()(clip.half()).dtype == torch.float16
+
+
 def test_a_folder_holds_the_released_segmentation_model_too(tmp_path, capsys):
     torch.manual_seed(0)
     small = ReleasedSegmentationConfig(

@@ -9,7 +9,13 @@ from endofm.errors import ConfigError
 
 
 def check_clip(clip: Tensor, channels: int = 3) -> None:
-    """Raise `ConfigError` for what is no clip [B, C, T, H, W]."""
+    """Raise `ConfigError` for what is no clip [B, C, T, H, W] of floating point."""
+    if not clip.is_floating_point():
+        raise ConfigError(
+            "A clip is of floating point, but this one is "
+            f"{str(clip.dtype).removeprefix('torch.')} {list(clip.shape)}; "
+            "`model.input_spec.normalize(frames)` makes one of uint8 frames [B, T, H, W, 3]."
+        )
     if clip.ndim != 5 or clip.shape[1] != channels or 0 in clip.shape:
         raise ConfigError(
             f"A clip is [B, {channels}, T, H, W] with nothing empty, but this one has the shape "
