@@ -90,6 +90,20 @@ def test_other_readers_are_exact_or_point_to_pyav(reader: str, name: str, tmp_pa
         assert name not in ("plain.mp4", "b_frames.mp4", "b_frames.mkv", "offset.mp4")
     else:
         assert frame_indices(frames) == wanted
+        with open_video(path) as video:
+            assert np.array_equal(frames, video.read(wanted))
+
+
+@pytest.mark.parametrize("reader", ["decord", "opencv"])
+def test_colours_that_others_round_otherwise_are_left_to_pyav(reader: str, tmp_path: Path) -> None:
+    deep = write_video(tmp_path / "deep.mp4", pix_fmt="yuv420p10le")
+    assert "it has 10 bits a colour" in refusal(deep, reader)
+    odd = write_video(tmp_path / "odd.mkv", codec="ffv1", size=(97, 128))
+    assert "it has an odd height (97)" in refusal(odd, reader)
+    wide = write_video(tmp_path / "wide.mkv", codec="ffv1", pix_fmt="yuv411p")
+    assert "four pixels of a row share their colour" in refusal(wide, reader)
+    wide = write_video(tmp_path / "own.mkv", codec="ffv1", pix_fmt="yuv444p10le", size=(97, 128))
+    assert np.array_equal(read_all(wide, reader), read_all(wide))
 
 
 def test_decord_refuses_transport_streams(tmp_path: Path) -> None:
@@ -138,9 +152,10 @@ def test_program_streams_are_not_sought_in(tmp_path: Path) -> None:
     assert len(pyav.timetable(path).keys) == 0  # their times after a seek are made up
 
 
-def test_opencv_refuses_interlaced_video(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader", ["decord", "opencv"])
+def test_others_refuse_interlaced_video(reader: str, tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", **WELL_FORMED["interlaced.mp4"])
-    assert "interlaced" in refusal(path, "opencv")
+    assert "interlaced" in refusal(path, reader)
 
 
 def test_opencv_refuses_a_stream_in_which_it_stops_early(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ class DecordReader(BaseReader):
     """Well-formed files only.
 
     What decord is known to read wrongly is refused: MPEG streams, edit lists, open picture groups,
-    and every file whose number of frames or presentation times it sees differently from the
-    container. decord is opened for each read and closed at once, for an idle one grows by GB.
+    colours that it makes otherwise (more than 8 bits, odd heights, interlaced), and every file
+    whose number of frames or presentation times it sees differently from the container. decord is
+    opened for each read and closed at once, for an idle one grows by GB.
     """
 
     def __init__(self, path: Path):
@@ -30,6 +31,10 @@ class DecordReader(BaseReader):
             raise self._refusal(
                 "its picture groups are open, so that decord gives wrong frames after a seek"
             )
+        if table.rounding:
+            raise self._refusal(f"{table.rounding}, which decord rounds otherwise")
+        if table.is_interlaced:
+            raise self._refusal("it is interlaced, whose colours decord spreads over both fields")
         if table.times is None:
             raise self._refusal("its frames carry no reliable times to check them by")
 

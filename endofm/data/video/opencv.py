@@ -14,7 +14,8 @@ from endofm.errors import VideoError
 class OpenCVReader(BaseReader):
     """Sequential, from the first frame to the last one wanted; OpenCV's seeking is not exact.
 
-    Refused: interlaced video (OpenCV gives black frames for it), streams that stop before the
+    Refused: interlaced video (OpenCV gives black frames for it), colours that it rounds otherwise
+    (more than 8 bits, odd heights), streams that stop before the
     container's end, and frames that don't come at the times that the container gives.
     """
 
@@ -22,6 +23,8 @@ class OpenCVReader(BaseReader):
         super().__init__(path)
         self._table = timetable(path, check=True)
         self.fps, self.size = self._table.fps, self._table.size
+        if self._table.rounding:
+            raise self._refusal(f"{self._table.rounding}, which OpenCV rounds otherwise")
         if self._table.is_interlaced:
             raise self._refusal("it is interlaced, for which OpenCV gives black frames")
 

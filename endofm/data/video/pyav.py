@@ -197,6 +197,7 @@ class PyAVReader(BaseReader):
             has_edit_list=scan.num_hidden > 0,
             is_open_gop=scan.is_open_gop,
             is_interlaced=any(frame.interlaced_frame for frame in shown),
+            rounding=_rounding(first),
         )
 
     def _short_times(self, scan: Scan, shown: list[av.VideoFrame]) -> np.ndarray | None:
@@ -406,6 +407,24 @@ def timetable(path: Path, check: bool = False) -> Timetable:
                 reader.check()
             known = reader.table
     return known
+
+
+def _rounding(frame: av.VideoFrame) -> str:
+    """Why other builds of FFmpeg give other RGB than ours, as measured; empty: they do not.
+
+    Only where pixels share their colours: it must be spread over them, by one or the other rule.
+    """
+    luma, *colors = frame.format.components
+    shared = [one for one in colors if (one.width, one.height) != (luma.width, luma.height)]
+    if not shared:
+        return ""
+    if luma.bits > 8:
+        return f"it has {luma.bits} bits a colour"
+    if luma.height % 2:
+        return f"it has an odd height ({luma.height})"
+    if 2 * shared[0].width < luma.width:
+        return "four pixels of a row share their colour"
+    return ""
 
 
 def _turned(picture: np.ndarray, quarters: int) -> np.ndarray:

@@ -65,6 +65,8 @@ class Timetable:
     has_edit_list: bool
     is_open_gop: bool
     is_interlaced: bool
+    rounding: str
+    """Why builds of FFmpeg round its colours differently; empty: they agree."""
 
     @property
     def seconds(self) -> np.ndarray:
