@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from endofm.errors import ConfigError, RunError
+from endofm.files import flush
 from endofm.training.optim import check_length
 from endofm.training.schedules import warmup_cosine
 
@@ -141,7 +142,9 @@ class Selection:
             }
             try:
                 save_file(tensors, part, metadata={"step": str(step)})
+                flush(part)
                 part.replace(self.file)
+                flush(self.file.parent)  # before a checkpoint that counts on it
             except Exception as error:  # safetensors and the system each have their own for it
                 part.unlink(missing_ok=True)
                 raise RunError(

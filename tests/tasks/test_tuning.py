@@ -20,6 +20,7 @@ from endofm.tasks.tuning import (
     set_training_options,
     train_mode,
 )
+from endofm.training import tuning
 from endofm.training.tuning import Selection, TuneSchedule, make_optimizer
 
 SHOWING = Showing("classification", ("a", "b"), LabelledConfig(label="x"), 2, 32)
@@ -135,6 +136,15 @@ def test_the_best_weights_are_kept_and_waiting_ends(tmp_path: Path):
     other = Selection(tmp_path / "best.safetensors", patience=2, is_main=True)
     other.load_state_dict(selection.state_dict())
     assert (other.best, other.best_step, other.is_over) == (0.5, 2, True)
+
+
+def test_the_best_weights_are_on_the_disk_before_their_name_is(tmp_path: Path, monkeypatch):
+    file, flushed = tmp_path / "best.safetensors", []
+    monkeypatch.setattr(
+        tuning, "flush", lambda path: flushed.append((path.name, path.exists(), file.exists()))
+    )
+    Selection(file, patience=0, is_main=True).update(1, 0.5, torch.nn.Linear(2, 1))
+    assert flushed == [("best.safetensors.part", True, False), (tmp_path.name, True, True)]
 
 
 def test_the_schedule_rises_and_falls_and_the_released_one_is_a_power():
