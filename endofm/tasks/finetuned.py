@@ -21,7 +21,8 @@ from torch import Tensor
 
 from endofm.data.labelled import DETECTION, LabelledConfig, Showing
 from endofm.data.labels import Truth
-from endofm.errors import ConfigError, EndofmError, WeightsError
+from endofm.errors import ConfigError, EndofmError, RunError, WeightsError
+from endofm.files import flush
 from endofm.hub.folder import ARCHITECTURES, FORMAT, REFERENCE_TOLERANCE, refuse_taken
 from endofm.models.registry import Backbone
 from endofm.tasks.classification import build_classification
@@ -83,12 +84,12 @@ def save_finetuned(
     adapters: Adapters,
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write a fine-tuned model; it is there whole or not at all, and replaces an older one."""
+    """Write a fine-tuned model; it is there whole or not at all, and replaces an older one.
+
+    Raises `RunError` where it can't be written.
+    """
     folder = Path(folder)
     refuse_taken(folder)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     showing, encoder = task.showing, task.encoder
     settings = dataclasses.asdict(encoder.config)
     settings.pop("gradient_checkpointing", None)  # a matter of training, not of the model
@@ -109,14 +110,28 @@ def save_finetuned(
         "provenance": dict(provenance),
     }
     network = task.network.float().cpu().eval()
-    (part / "config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     tensors = {name: value.contiguous().clone() for name, value in network.state_dict().items()}
-    save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
     frames = _reference_frames(task)
-    save_file({"frames": frames, "output": _output(task, frames)}, part / "reference.safetensors")
-    (part / "README.md").write_text(_card(told), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    reference = {"frames": frames, "output": _output(task, frames)}
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        (part / "config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
+        save_file(reference, part / "reference.safetensors")
+        (part / "README.md").write_text(_card(told), encoding="utf-8")
+        for file in (*part.iterdir(), part):
+            flush(file)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+        flush(folder.parent)
+    except (SafetensorError, OSError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise RunError(
+            f"The fine-tuned model can't be written to {folder} ({error}); make room, and the same "
+            "command goes on."
+        ) from error
 
 
 def is_finetuned(source: str | Path) -> bool:

@@ -21,6 +21,7 @@ from endofm.data.labelled_clips import JudgedClips, Piece
 from endofm.data.labels import Truth, truth_of
 from endofm.data.manifest import Segment
 from endofm.errors import ConfigError, RunError, VideoError
+from endofm.files import flush
 from endofm.heads.classification import LinearHead
 from endofm.metrics.representation import knn_votes, linear_model
 from endofm.models.registry import Backbone
@@ -160,10 +161,14 @@ def _write(file: Path, features: StoredFeatures) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: row.contiguous() for name, row in features.items()}
         save_file(tensors, part, metadata={"broken": json.dumps(features.broken)})
+        flush(part)
         part.replace(file)
-    except OSError as error:
+    except (SafetensorError, OSError) as error:
         part.unlink(missing_ok=True)
-        raise RunError(f"Features can't be kept in {file.parent} ({error}); make room.") from error
+        raise RunError(
+            f"Frozen features can't be written to {file} ({error}); make room, and the same "
+            "command goes on."
+        ) from error
 
 
 def _read(file: Path) -> StoredFeatures:

@@ -1,15 +1,18 @@
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import endofm
 from endofm import hub
 from endofm.data.labelled import LabelledConfig, Showing
-from endofm.errors import ConfigError, WeightsError
+from endofm.errors import ConfigError, RunError, WeightsError
 from endofm.models.registry import create_model
+from endofm.tasks import finetuned
 from endofm.tasks.finetuned import Adapters, build_task, load_finetuned, save_finetuned
 from endofm.tasks.starting import ModelOptions, find_start, start_task
 from endofm.tasks.task import TaskConfig
@@ -88,6 +91,32 @@ def test_a_folder_with_other_weights_or_none_is_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps({**told, "format": 99}))
     with pytest.raises(WeightsError, match="format 99"):
         load_finetuned(folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "reference.safetensors", "README.md"])
+def test_a_full_disk_is_one_sentence_and_the_older_model_stays(tmp_path, monkeypatch, file):
+    folder = tmp_path / "model"
+    saved(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    really_save, really_write = finetuned.save_file, Path.write_text
+
+    def save(tensors, path, **kwargs):
+        if path.name == file:
+            path.write_bytes(b"half")
+            raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+        really_save(tensors, path, **kwargs)
+
+    def write(path, *args, **kwargs):
+        if path.name == file:
+            raise OSError(28, "No space left on device")
+        return really_write(path, *args, **kwargs)
+
+    monkeypatch.setattr(finetuned, "save_file", save)
+    monkeypatch.setattr(Path, "write_text", write)
+    with pytest.raises(RunError, match=r"model \(.*No space left.*make room, and the same command"):
+        saved(folder, "classification", "lora")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_endofm_load_says_what_such_a_folder_is(tmp_path):

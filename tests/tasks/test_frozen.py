@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from endofm.data.labelled import LabelledConfig, Showing
 from endofm.data.manifest import read_manifest
 from endofm.errors import RunError, VideoError
 from endofm.metrics.bootstrap import Bootstrap
 from endofm.models.registry import create_model
+from endofm.tasks import frozen
 from endofm.tasks.finetuned import build_task
 from endofm.tasks.frozen import FeatureCache, StoredFeatures, cache_key, probe
 from endofm.tasks.task import TaskConfig
@@ -66,6 +68,18 @@ def test_a_broken_row_is_remembered_as_such(tmp_path, segments):
     file.write_bytes(b"half")
     with pytest.raises(RunError, match="delete it"):
         cache.features(task(), rows)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_part(tmp_path, segments, monkeypatch):
+    def full(tensors, file, **_):
+        file.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr(frozen, "save_file", full)
+    cache = FeatureCache(tmp_path, Accelerator(cpu=True), 3, 0)
+    with pytest.raises(RunError, match=r"\.safetensors \(.*No space left.*make room, and the same"):
+        cache.features(task(), segments)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("method", ["knn", "linear_probe"])
