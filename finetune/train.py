@@ -1,6 +1,8 @@
 """Fine-tuning, from the first step to the result: the loop, the same for every task."""
 
+import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from endofm.tasks.tune_step import TuneStep
 from endofm.tasks.tuning import parameter_groups, train_mode
 from endofm.training.checkpoint import Checkpoints
 from endofm.training.log import RunLog
-from endofm.training.setup import Run, start_run
+from endofm.training.setup import Run, hold_folder, start_run
 from endofm.training.sharding import prepare, refuse_sharding
 from endofm.training.tuning import Selection, Unwatched, make_optimizer
 from finetune.config import FinetuneConfig
@@ -35,17 +37,24 @@ def finetune(config: FinetuneConfig) -> Path:
     material = gather_material(config)
     for remark in remarks(material):
         say(remark)
-    for share in config.data.label_share:
-        for seed in config.run.seeds:
-            one = config.only(share, seed)
-            if not has_result(one, material.splits.fingerprint):
-                with start_run(one.setup, as_tree(one)) as run:
-                    finetune_once(one, material, run)
-                    if stopped := run.stop_signal():  # after the last step: while judging
-                        raise SystemExit(128 + stopped)
-    if PartialState().is_main_process:
-        summarize(config)
+    with hold_result(config.run.out):
+        for share in config.data.label_share:
+            for seed in config.run.seeds:
+                one = config.only(share, seed)
+                if not has_result(one, material.splits.fingerprint):
+                    with start_run(one.setup, as_tree(one)) as run:
+                        finetune_once(one, material, run)
+                        if stopped := run.stop_signal():  # after the last step: while judging
+                            raise SystemExit(128 + stopped)
+        if PartialState().is_main_process:
+            summarize(config)
     return config.run.out
+
+
+def hold_result(folder: Path) -> AbstractContextManager[object]:
+    """Refuse a second program, of whatever seeds, in a result's folder; for the first process."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    return hold_folder(folder) if is_first else nullcontext()
 
 
 def finetune_once(config: FinetuneConfig, material: Material, run: Run) -> None:

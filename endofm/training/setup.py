@@ -260,7 +260,7 @@ def _seed(number: int) -> None:
 @contextmanager
 def _take_folder(folder: Path, tree: Mapping[str, Any]) -> Iterator[None]:
     """Make the run's folder ours, with this configuration."""
-    with _open_folder(folder):
+    with hold_folder(folder):
         _check_same(folder, tree)
         text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
         try:
@@ -273,7 +273,7 @@ def _take_folder(folder: Path, tree: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _open_folder(folder: Path) -> IO[str]:
+def hold_folder(folder: Path) -> IO[str]:
     """Make the folder, and hold its lock until the file is closed, or the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,10 +16,17 @@ from endofm.data.manifest import read_manifest, write_manifest
 from endofm.errors import ManifestError, RunError
 from endofm.tasks.finetuned import load_finetuned
 from endofm.training.checkpoint import Checkpoints
+from finetune import train
 from finetune.__main__ import main
 from finetune.evaluate import Evaluate, evaluate
 from finetune.train import finetune
 from tests.labelled import PLAIN, small_finetune, write_labelled
+
+LOCK = (
+    "import fcntl, sys, time; file = open(sys.argv[1], 'a');"
+    "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+)
+"""What another process does to hold a folder."""
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +88,33 @@ def test_the_test_is_run_once_and_another_recipe_is_refused_in_its_folder(manife
     other = write_labelled(tmp_path / "other", 20)
     with pytest.raises(RunError, match="result of other rows"):
         finetune(small_finetune(other, tmp_path / "run", epochs=1))
+
+
+def test_a_run_of_other_seeds_in_a_result_that_is_being_made_is_refused(manifest, tmp_path):
+    (tmp_path / "run").mkdir()
+    code = f"{LOCK}; print('held', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(RunError, match=r"Another run is writing to \S+run;"):
+            finetune(small_finetune(manifest, tmp_path / "run", epochs=1, seeds=(5,)))
+        other.kill()
+    finetune(small_finetune(manifest, tmp_path / "run", epochs=1, seeds=(5,)))
+
+
+def test_a_program_holds_its_result_from_the_first_seed_to_the_summary(
+    manifest, tmp_path, monkeypatch
+):
+    held = []
+
+    def try_from_another_process(config):
+        command = [sys.executable, "-c", LOCK, str(config.run.out / ".lock")]
+        ended = subprocess.run(command, capture_output=True)
+        held.append(b"BlockingIOError" in ended.stderr)
+
+    monkeypatch.setattr(train, "summarize", try_from_another_process)
+    finetune(small_finetune(manifest, tmp_path / "run", epochs=1))
+    assert held == [True]
 
 
 def test_the_best_checkpoint_on_validation_is_the_one_that_is_tested(manifest, tmp_path):

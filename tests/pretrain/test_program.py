@@ -197,8 +197,8 @@ def test_accelerates_own_accumulation_setting_does_not_shrink_gradients(
 def test_a_second_run_in_the_same_folder_is_refused(manifest, tmp_path):
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from endofm.training.setup import _open_folder\n"
-        "lock = _open_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+        "from endofm.training.setup import hold_folder\n"
+        "lock = hold_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "run")], cwd=ROOT, stdout=subprocess.PIPE
