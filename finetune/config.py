@@ -31,6 +31,8 @@ class RunOptions:
     """Steps between two rows of metrics.jsonl."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where else the metrics go; WANDB_MODE=offline keeps wandb on this machine."""
+    patience_seconds: float = 600
+    """How long one of many processes may be silent; a clip may take a quarter of it to decode."""
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant."""
@@ -40,6 +42,10 @@ class RunOptions:
             )
         if self.log_every < 1:
             raise ConfigError(f"run.log_every is {self.log_every}; give 1 or more.")
+        if self.patience_seconds <= 0:
+            raise ConfigError(
+                f"run.patience_seconds is {self.patience_seconds:g}; give more than 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,7 @@ class FinetuneConfig:
             precision=run.precision,
             log_every=run.log_every,
             trackers=run.trackers,
+            patience_seconds=run.patience_seconds,
         )
 
 

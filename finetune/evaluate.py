@@ -15,7 +15,7 @@ from endofm.data.manifest import Segment, read_manifest
 from endofm.errors import ManifestError, WeightsError
 from endofm.program import told_faults
 from endofm.tasks.finetuned import is_finetuned, load_finetuned
-from endofm.tasks.judging import Judge
+from endofm.tasks.judging import Judge, Reader
 from endofm.tasks.task import Figures
 from finetune.results import INTERVALS, describe, not_scored, write_json
 from finetune.samples import write_samples
@@ -54,8 +54,8 @@ def evaluate(command: Evaluate) -> Figures:
     task.showing = showing
     task.network.to(accelerator.device)
     pieces = pieces_of(judged_rows(rows, data.every_frames), showing)
-    judge = Judge(accelerator, command.batch_size, command.workers, data.max_broken_share)
-    judgement = judge(task, pieces)
+    reader = Reader(accelerator, command.batch_size, command.workers)
+    judgement = Judge(reader, data.max_broken_share)(task, pieces)
     figures = task.score(judgement.answers, INTERVALS)
     if command.out is not None and accelerator.is_main_process:
         command.out.mkdir(parents=True, exist_ok=True)

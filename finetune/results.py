@@ -31,7 +31,15 @@ INTERVALS = Bootstrap()
 LEVEL = 0.95
 DRAW = "draw.csv"
 """The manifest of the rows that a seed drew, with their splits."""
-FREE = ("data.manifests", "data.root", "data.workers", "run.out", "run.log_every", "run.trackers")
+FREE = (
+    "data.manifests",
+    "data.root",
+    "data.workers",
+    "run.out",
+    "run.log_every",
+    "run.trackers",
+    "run.patience_seconds",
+)
 """What a finished run may be asked for with, and no number hangs on it, or it is checked apart."""
 
 

@@ -15,7 +15,7 @@ from endofm.data.loader import make_loader
 from endofm.data.splits import Splits
 from endofm.tasks.classification import Classification
 from endofm.tasks.frozen import FeatureCache, StoredFeatures, probe
-from endofm.tasks.judging import Judge
+from endofm.tasks.judging import Judge, Reader
 from endofm.tasks.selecting import make_sampling
 from endofm.tasks.starting import find_start, start_task
 from endofm.tasks.task import NO_INTERVALS, Task
@@ -68,9 +68,10 @@ def finetune_once(config: FinetuneConfig, material: Material, run: Run) -> None:
         start, showing, config.task, config.model, config.tuning, plan.truths, config.reset_head
     )
     task.network.to(run.device)
-    features = keep_features(config, run, task, splits)
-    batch = config.optim.batch_size
-    judge = Judge(run.accelerator, batch, data.workers, data.max_broken_share, features)
+    patience = run.config.patience_seconds
+    reader = Reader(run.accelerator, config.optim.batch_size, data.workers, patience)
+    features = keep_features(config, reader, task, splits)
+    judge = Judge(reader, data.max_broken_share, features)
     val, test = (pieces_of(rows, showing) for rows in (splits.val, splits.test))
     if config.tuning.trains:
         choice = train(config, plan, run, task, judge, features, val)
@@ -98,15 +99,13 @@ def finetune_once(config: FinetuneConfig, material: Material, run: Run) -> None:
 
 
 def keep_features(
-    config: FinetuneConfig, run: Run, task: Task, splits: Splits
+    config: FinetuneConfig, reader: Reader, task: Task, splits: Splits
 ) -> StoredFeatures | None:
     """The frozen backbone's features of every row, where the recipe lets them be kept."""
     if not config.keeps_features:
         return None
     assert isinstance(task, Classification)
-    folder = config.run.out.parent / "features"
-    cache = FeatureCache(folder, run.accelerator, config.optim.batch_size, config.data.workers)
-    return cache.features(task, splits.all)
+    return FeatureCache(config.run.out.parent / "features", reader).features(task, splits.all)
 
 
 def train(

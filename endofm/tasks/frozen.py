@@ -9,14 +9,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from endofm.data.batches import Batches
 from endofm.data.dataset import Broken
-from endofm.data.labelled import LabelledBatch, join
+from endofm.data.labelled import LabelledBatch
 from endofm.data.labelled_clips import JudgedClips, Piece
 from endofm.data.labels import Truth, truth_of
 from endofm.data.manifest import Segment
@@ -28,7 +26,7 @@ from endofm.models.registry import Backbone
 from endofm.processes import gather_objects
 from endofm.tasks.classification import Classification, row_answer
 from endofm.tasks.embedding import fingerprint
-from endofm.tasks.judging import Judgement
+from endofm.tasks.judging import Judgement, Reader
 from endofm.tasks.task import Answer
 
 
@@ -48,9 +46,7 @@ class FeatureCache:
     """Where features lie and how they are computed."""
 
     folder: Path
-    accelerator: Accelerator
-    batch_size: int
-    workers: int
+    reader: Reader
 
     def features(self, task: Classification, segments: Sequence[Segment]) -> StoredFeatures:
         """Features of rows as the test shows them: from the cache, or computed and kept there.
@@ -61,23 +57,20 @@ class FeatureCache:
         found = _read(file) if file.is_file() else None
         if any(one is None for one in gather_objects(None if found is None else True)):
             found = self._compute(task, segments)
-            if self.accelerator.is_main_process:
+            if self.reader.accelerator.is_main_process:
                 _write(file, found)
-            self.accelerator.wait_for_everyone()
+            self.reader.accelerator.wait_for_everyone()
         assert found is not None
         return found
 
     @torch.no_grad()
     def _compute(self, task: Classification, segments: Sequence[Segment]) -> StoredFeatures:
-        accelerator = self.accelerator
+        accelerator = self.reader.accelerator
         task.network.eval()
-        own = range(int(accelerator.process_index), len(segments), int(accelerator.num_processes))
-        batches = [list(own[i : i + self.batch_size]) for i in range(0, len(own), self.batch_size)]
         clips = JudgedClips([Piece(segment) for segment in segments], task.showing)
         features: dict[str, Tensor] = {}
         broken: dict[str, str] = {}
-        on_gpu = accelerator.device.type == "cuda"
-        for batch in Batches(clips, batches, self.workers, on_gpu, join):
+        for batch in self.reader.read(clips):
             items = batch.broken if isinstance(batch, LabelledBatch) else batch
             broken |= {item.name: item.reason for item in items}
             if isinstance(batch, LabelledBatch):

@@ -1,19 +1,50 @@
 """Asking a network about all pieces of a split, on one process or many; each piece once."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
-from endofm.data.batches import Batches
+from endofm.data.batches import PATIENCE_SECONDS, Batches
 from endofm.data.dataset import Broken
 from endofm.data.labelled import LabelledBatch, join
 from endofm.data.labelled_clips import JudgedClips, Piece
 from endofm.errors import RunError
 from endofm.processes import gather_objects, num_processes
 from endofm.tasks.task import Answer, Task
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the clips of a split are read: each once, divided among the processes."""
+
+    accelerator: Accelerator
+    batch_size: int
+    workers: int
+    patience_seconds: float = PATIENCE_SECONDS
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Clips that this process has found to hang or crash the decoder, and why: not tried again."""
+
+    def read(self, clips: JudgedClips) -> Iterator[LabelledBatch | list[Broken]]:
+        """The batches of this process, on the CPU."""
+        accelerator, size = self.accelerator, self.batch_size
+        world, rank = int(accelerator.num_processes), int(accelerator.process_index)
+        own = range(rank, len(clips), world)
+        clips.left_out = self.left_out
+        batches = Batches(
+            clips,
+            [list(own[i : i + size]) for i in range(0, len(own), size)],
+            self.workers,
+            accelerator.device.type == "cuda",
+            join,
+            self.patience_seconds,
+        )
+        try:
+            yield from batches
+        finally:
+            batches.close()
 
 
 @dataclass(frozen=True)
@@ -26,11 +57,9 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judge:
-    """How pieces are read and shown."""
+    """How pieces are read and asked about."""
 
-    accelerator: Accelerator
-    batch_size: int
-    workers: int
+    reader: Reader
     max_broken_share: float
     features: Mapping[str, Tensor] | None = None
     """Stored features by row, instead of frames."""
@@ -41,17 +70,12 @@ class Judge:
 
         A collective call. Raises `RunError` where too many rows can't be read.
         """
-        accelerator = self.accelerator
-        world, rank = int(accelerator.num_processes), int(accelerator.process_index)
+        accelerator = self.reader.accelerator
         task.network.eval()
         share_buffers(task.network)
-        own = range(rank, len(pieces), world)
-        batches = [list(own[i : i + self.batch_size]) for i in range(0, len(own), self.batch_size)]
-        clips = JudgedClips(pieces, task.showing, self.features)
-        on_gpu = accelerator.device.type == "cuda"
         answers: list[Answer] = []
         broken: list[Broken] = []
-        for batch in Batches(clips, batches, self.workers, on_gpu, join):
+        for batch in self.reader.read(JudgedClips(pieces, task.showing, self.features)):
             if not isinstance(batch, LabelledBatch):
                 broken += batch
                 continue

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from endofm.config import to_yaml
+from endofm.data.batches import Batches
 from endofm.data.manifest import read_manifest, write_manifest
 from endofm.errors import ManifestError, RunError
 from endofm.tasks.finetuned import load_finetuned
@@ -115,6 +116,27 @@ def test_a_program_holds_its_result_from_the_first_seed_to_the_summary(
     monkeypatch.setattr(train, "summarize", try_from_another_process)
     finetune(small_finetune(manifest, tmp_path / "run", epochs=1))
     assert held == [True]
+
+
+def test_patience_may_differ_between_starts_and_reaches_the_readers(
+    manifest, tmp_path, monkeypatch
+):
+    real, given = Batches.__init__, []
+
+    def init(self, dataset, batches, workers, pin_memory, join, patience_seconds):
+        given.append(patience_seconds)
+        real(self, dataset, batches, workers, pin_memory, join, patience_seconds)
+
+    monkeypatch.setattr(Batches, "__init__", init)
+    config = small_finetune(manifest, tmp_path / "run", method="head", **PLAIN, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_result", lambda *args: None)
+        patch.setattr(train, "summarize", lambda config: None)
+        finetune(replace(config, run=replace(config.run, patience_seconds=50)))
+    assert given == [50] * 5  # features, training, validation, and at the end both again
+    for patience in (70, 90):
+        finetune(replace(config, run=replace(config.run, patience_seconds=patience)))
+    assert set(given[5:]) == {70}  # the finished run is not judged again
 
 
 def test_the_best_checkpoint_on_validation_is_the_one_that_is_tested(manifest, tmp_path):

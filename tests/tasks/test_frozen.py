@@ -12,6 +12,7 @@ from endofm.models.registry import create_model
 from endofm.tasks import frozen
 from endofm.tasks.finetuned import build_task
 from endofm.tasks.frozen import FeatureCache, StoredFeatures, cache_key, probe
+from endofm.tasks.judging import Reader
 from endofm.tasks.task import TaskConfig
 from tests.labelled import PLAIN, write_labelled
 
@@ -32,7 +33,7 @@ def task(seed=0, **data):
 
 def test_features_are_those_of_the_test_views_and_are_kept(tmp_path, segments):
     made = task(test_views=(2, 1))
-    cache = FeatureCache(tmp_path, Accelerator(cpu=True), 3, 0)
+    cache = FeatureCache(tmp_path, Reader(Accelerator(cpu=True), 3, 0))
     found = cache.features(made, segments)
     assert set(found) == {s.name for s in segments}
     assert found[segments[0].name].shape == (2, 24)
@@ -55,7 +56,7 @@ def test_the_key_changes_with_weights_rows_and_what_is_shown(segments):
 
 
 def test_a_broken_row_is_remembered_as_such(tmp_path, segments):
-    cache = FeatureCache(tmp_path / "cache", Accelerator(cpu=True), 3, 0)
+    cache = FeatureCache(tmp_path / "cache", Reader(Accelerator(cpu=True), 3, 0))
     bad = write_labelled(tmp_path / "more", 2)
     for file in (tmp_path / "more" / "clip_01").iterdir():
         file.write_bytes(b"none")
@@ -76,7 +77,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_part(tmp_path, segments, monk
         raise SafetensorError("Error while serializing: No space left on device (os error 28)")
 
     monkeypatch.setattr(frozen, "save_file", full)
-    cache = FeatureCache(tmp_path, Accelerator(cpu=True), 3, 0)
+    cache = FeatureCache(tmp_path, Reader(Accelerator(cpu=True), 3, 0))
     with pytest.raises(RunError, match=r"\.safetensors \(.*No space left.*make room, and the same"):
         cache.features(task(), segments)
     assert not list(tmp_path.iterdir())
