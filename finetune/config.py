@@ -139,7 +139,7 @@ class FinetuneConfig:
 
     @property
     def setup(self) -> RunConfig:
-        """What a run of one seed is started with; it saves when a validation ends."""
+        """What a run of one seed is started with; it saves before every validation."""
         run = self.run
         return RunConfig(
             out=run.out,

@@ -3,6 +3,7 @@
 import os
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -44,8 +45,7 @@ def finetune(config: FinetuneConfig) -> Path:
                 if not has_result(one, material.splits.fingerprint):
                     with start_run(one.setup, as_tree(one)) as run:
                         finetune_once(one, material, run)
-                        if stopped := run.stop_signal():  # after the last step: while judging
-                            raise SystemExit(128 + stopped)
+                        stop_if_asked(run)
         if PartialState().is_main_process:
             summarize(config)
     return config.run.out
@@ -55,6 +55,13 @@ def hold_result(folder: Path) -> AbstractContextManager[object]:
     """Refuse a second program, of whatever seeds, in a result's folder; for the first process."""
     is_first = os.environ.get("RANK", "0") == "0"
     return hold_folder(folder) if is_first else nullcontext()
+
+
+def stop_if_asked(run: Run) -> None:
+    """End the program if any process has got a signal while judging; a collective call."""
+    if stopped := run.stop_signal():
+        say("Stopped while judging; the same command goes on from there.")
+        raise SystemExit(128 + stopped)
 
 
 def finetune_once(config: FinetuneConfig, material: Material, run: Run) -> None:
@@ -69,7 +76,13 @@ def finetune_once(config: FinetuneConfig, material: Material, run: Run) -> None:
     )
     task.network.to(run.device)
     patience = run.config.patience_seconds
-    reader = Reader(run.accelerator, config.optim.batch_size, data.workers, patience)
+    reader = Reader(
+        run.accelerator,
+        config.optim.batch_size,
+        data.workers,
+        patience,
+        before_batch=partial(stop_if_asked, run),
+    )
     features = keep_features(config, reader, task, splits)
     judge = Judge(reader, data.max_broken_share, features)
     val, test = (pieces_of(rows, showing) for rows in (splits.val, splits.test))
@@ -146,6 +159,9 @@ def train(
     log.say(f"Seed {run.config.seed} starts at step {first} of {plan.steps}.")
 
     train_mode(network, task.encoder)
+    if first > selection.judged_step and plan.validates_after(first - 1):  # due, but not done
+        log.take_back(first, "val/")
+        validate(first, task, judge, val, selection, log)
     for step in range(first, plan.steps):
         if selection.is_over:
             break
@@ -158,14 +174,14 @@ def train(
         stopped, validates = run.stop_signal(), plan.validates_after(step)
         if stopped or validates or run.logs_after(step):
             log.flush(now, plan.global_batch, Unwatched())
-        if validates:
-            with log.aside():
-                validate(step + 1, task, judge, val, selection, log)
         if stopped or validates:
-            checkpoints.save(step + 1)
+            with log.aside():  # before a validation, which may take long
+                checkpoints.save(step + 1)
         if stopped:
             log.close(f"Stopped after step {step + 1}; the same command goes on from there.")
             raise SystemExit(128 + stopped)
+        if validates:
+            validate(step + 1, task, judge, val, selection, log)
     log.close(f"Best on validation: {task.selects_by} {selection.best:.4f}.")
     run.accelerator.wait_for_everyone()
     selection.load_best(network)
@@ -176,11 +192,12 @@ def validate(
     step: int, task: Task, judge: Judge, val: list[Piece], selection: Selection, log: RunLog
 ) -> None:
     """Score the validation rows, note it, and keep the weights if they are the best so far."""
-    found = judge(task, val)
-    for broken in found.broken:
-        log.warn(f"Validation does without {broken.name}: {broken.reason}")
-    figures = task.score(found.answers, NO_INTERVALS)
-    is_best = selection.update(step, figures.choice(task.selects_by), task.network)
+    with log.aside():
+        found = judge(task, val)
+        for broken in found.broken:
+            log.warn(f"Validation does without {broken.name}: {broken.reason}")
+        figures = task.score(found.answers, NO_INTERVALS)
+        is_best = selection.update(step, figures.choice(task.selects_by), task.network)
     row = {f"val/{n}": v.value for n, v in figures.values.items() if v.value is not None}
     told = f"step {step}  validation {task.selects_by} {figures.choice(task.selects_by):.4f}"
     log.note(step, row, told + (", the best so far" if is_best else ""))

@@ -1,6 +1,6 @@
 """Asking a network about all pieces of a split, on one process or many; each piece once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,10 @@ from endofm.processes import gather_objects, num_processes
 from endofm.tasks.task import Answer, Task
 
 
+def go_on() -> None:
+    """Between two batches, where nobody asks a program to stop."""
+
+
 @dataclass(frozen=True)
 class Reader:
     """How the clips of a split are read: each once, divided among the processes."""
@@ -24,6 +28,8 @@ class Reader:
     batch_size: int
     workers: int
     patience_seconds: float = PATIENCE_SECONDS
+    before_batch: Callable[[], None] = go_on
+    """Called equally often by every process, whatever its share, so that it may be collective."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Clips that this process has found to hang or crash the decoder, and why: not tried again."""
 
@@ -32,6 +38,7 @@ class Reader:
         accelerator, size = self.accelerator, self.batch_size
         world, rank = int(accelerator.num_processes), int(accelerator.process_index)
         own = range(rank, len(clips), world)
+        most = -(-len(clips) // world)  # the first process's share, which is the largest
         clips.left_out = self.left_out
         batches = Batches(
             clips,
@@ -42,7 +49,10 @@ class Reader:
             self.patience_seconds,
         )
         try:
-            yield from batches
+            for start in range(0, most, size):
+                self.before_batch()
+                if start < len(own):
+                    yield next(batches)
         finally:
             batches.close()
 

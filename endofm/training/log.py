@@ -187,6 +187,18 @@ class RunLog:
             self._append(step, row)
         self.say(sentence)
 
+    def take_back(self, step: int, prefix: str) -> None:
+        """Drop the rows of a step with names that begin so: what they tell is done again."""
+        if not self.is_main or not self.file.is_file():
+            return
+        lines = self.file.read_text(encoding="utf-8").splitlines()
+        kept = []
+        for line in lines:
+            row = json.loads(line)
+            if row["step"] != step or not any(name.startswith(prefix) for name in row):
+                kept.append(line + "\n")
+        write_text(self.file, "".join(kept))
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """What is done here counts neither as time of the steps nor as waiting."""

@@ -9,9 +9,10 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from endofm.training.tuning import Selection
 from finetune.train import finetune
 from tests.labelled import small_finetune, write_labelled
-from tests.processes import run_to_the_end
+from tests.processes import rows, run_to_the_end
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,28 @@ def test_two_processes_find_what_one_finds(tmp_path, kind):
     for name, told in metrics[0].items():
         if told["value"] is not None:
             assert metrics[1][name]["value"] == pytest.approx(told["value"], abs=2e-3), name
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, monkeypatch):
+    manifest = write_labelled(tmp_path / "corpus", 16)
+    whole = small_finetune(manifest, tmp_path / "whole", epochs=2, log_every=1)
+    finetune(whole)
+    moved = replace(whole, run=replace(whole.run, out=tmp_path / "moved"))
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Selection, "update", die)  # in the first validation
+        with pytest.raises(KeyboardInterrupt):
+            finetune(moved)
+    AcceleratorState._reset_state(True)
+    half = replace(moved, optim=replace(moved.optim, batch_size=1))
+    assert "starts at step 4 of 8" in run_to_the_end("finetune", half, 2)
+    folders = [config.run.out / "seed_0" for config in (whole, moved)]
+    assert list((folders[1] / "checkpoints").glob("*/random_states_1.pkl"))
+    names = ("loss", "val/macro_f1")
+    told = [[(r["step"], n, r[n]) for r in rows(f) for n in names if n in r] for f in folders]
+    assert told[1] == [(step, name, pytest.approx(v, rel=1e-4)) for step, name, v in told[0]]
+    chosen = [json.loads((f / "metrics.json").read_text())["chosen"] for f in folders]
+    assert chosen[0] == chosen[1]
