@@ -141,10 +141,8 @@ def train(
     workers = 0 if features is not None else config.data.workers
     sampling = make_sampling(plan.corpus, plan.batches, task, run.config.seed, workers, features)
     run.accelerator.register_for_checkpointing(selection, *sampling.kept)
-    corpus = plan.splits.fingerprint
-    checkpoints = Checkpoints(
-        run.folder / "checkpoints", run.accelerator, plan.global_batch, corpus
-    )
+    folder, corpus = run.folder / "checkpoints", plan.splits.fingerprint
+    checkpoints = Checkpoints(folder, run.accelerator, plan.global_batch, corpus)
     first = checkpoints.restore()
 
     clips, patience = sampling.clips, run.config.patience_seconds

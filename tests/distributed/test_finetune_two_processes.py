@@ -49,6 +49,7 @@ def test_two_processes_find_what_one_finds(tmp_path, kind):
             assert metrics[1][name]["value"] == pytest.approx(told["value"], abs=2e-3), name
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path, monkeypatch):
     manifest = write_labelled(tmp_path / "corpus", 16)
     whole = small_finetune(manifest, tmp_path / "whole", epochs=2, log_every=1)

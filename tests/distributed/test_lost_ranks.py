@@ -27,7 +27,10 @@ def endless_pretraining(folder):
 
 
 def endless_finetuning(folder):
-    config = small_finetune(write_labelled(folder, 16), folder / "run", epochs=4000, log_every=1)
+    config = small_finetune(
+        write_labelled(folder, 16), folder / "run", epochs=4000, log_every=1,
+        patience_seconds=PATIENCE,
+    )  # fmt: skip
     return config, config.run.out / "seed_0"
 
 
@@ -37,8 +40,9 @@ def endless_finetuning(folder):
         ("pretrain", signal.SIGKILL, 0, LAUNCHER),
         ("pretrain", signal.SIGSTOP, 1, 1.1 * PATIENCE + 10 + LAUNCHER),
         ("finetune", signal.SIGKILL, 1, LAUNCHER),
+        ("finetune", signal.SIGSTOP, 0, 1.1 * PATIENCE + 10 + LAUNCHER),
     ],
-    ids=["dies", "hangs", "dies_in_finetuning"],
+    ids=["dies", "hangs", "dies_in_finetuning", "hangs_in_finetuning"],
 )
 def test_a_lost_rank_ends_the_run_in_time_and_is_named(tmp_path, program, number, rank, seconds):
     make = {"pretrain": endless_pretraining, "finetune": endless_finetuning}[program]

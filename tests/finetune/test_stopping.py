@@ -179,7 +179,7 @@ def test_sigterm_in_a_validation_ends_real_processes_in_time(
     if world == 1:
         os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: the workers get it too
     else:
-        send([ranks(process)[1]], signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # the launcher hands it on
     told = finish(process)
     assert time.monotonic() - begin < 20
     assert told.count("Stopped while judging; the same command goes on") == 1, told[-4000:]
