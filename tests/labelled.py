@@ -65,7 +65,7 @@ def small_finetune(manifest: Path, out: Path, **changes) -> FinetuneConfig:
             manifests=(manifest,), label="polyp", frames=2, pixels=32, workers=0, val_share=0.34
         ),
         task=TaskConfig(),
-        model=ModelOptions(name="timesformer_tiny", depth=2, patch_pixels=8, drop_path=0.0),
+        model=ModelOptions(name="timesformer_mini", patch_pixels=8, drop_path=0.0),
         tuning=TuningConfig(),
         optim=TuneOptimConfig(epochs=2, batch_size=2, lr_per_256=0.1, warmup_epochs=0),
         run=RunOptions(out=out, log_every=2),

@@ -31,8 +31,6 @@ class ModelOptions:
     """With `--weights none`: a name that endofm.list_models() gives. With `timm:NAME` also that of
     a network around a CNN of frames (stfm_..., vipttnet), which then starts from timm's weights.
     """
-    depth: int | None = None
-    """With `--weights none`: number of blocks; by default the named model's own."""
     patch_pixels: int | None = None
     """With `--weights none`: side of a transformer's square patch; by default 16."""
     drop_path: float | None = None
@@ -124,7 +122,6 @@ def find_start(
 
 def _random(options: ModelOptions, frames: int | None, pixels: int | None) -> Backbone:
     asked = {
-        "depth": options.depth,
         "patch_pixels": options.patch_pixels,
         "num_frames": frames,
         "image_pixels": pixels,

@@ -34,7 +34,7 @@ def test_boxes_of_eight_clips_are_learned_by_heart(tmp_path):
     )
     # Chosen by the same pictures under other names: a single clip is soon found, and by chance.
     config = small_finetune(
-        manifests[0], tmp_path / "run", kind="detection", manifests=manifests, frames=1, depth=1,
+        manifests[0], tmp_path / "run", kind="detection", manifests=manifests, frames=1,
         epochs=30, batch_size=8, lr_per_256=0.19, **PLAIN,
     )  # fmt: skip
     out = finetune(config)

@@ -64,7 +64,7 @@ def test_a_run_leaves_metrics_samples_a_model_and_says_what_it_did(manifest, tmp
         "test": {"rows": 4, "groups": 4},
     }
     assert one["not_scored"] == [] and one["unit"] == "groups" and one["protocol"] == "honest"
-    assert one["weights"] == {"source": "random weights of timesformer_tiny"}
+    assert one["weights"] == {"source": "random weights of timesformer_mini"}
     table = samples(out / "seed_0")
     assert len(table) == 4 and set(table[0]) == {
         "sample", "group", "truth", "told", "p/normal", "p/polyp"

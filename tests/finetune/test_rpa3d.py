@@ -39,7 +39,7 @@ def manifest(tmp_path_factory):
 
 
 def small(manifest, out, **changes):
-    made = dict(name="rpa3d", depth=None, patch_pixels=None, drop_path=None, epochs=1)
+    made = dict(name="rpa3d", patch_pixels=None, drop_path=None, epochs=1)
     return small_finetune(manifest, out, **made | changes)
 
 
@@ -115,7 +115,6 @@ def test_layers_of_a_cnn_are_its_stem_and_stages(manifest, tmp_path):
         (dict(drop_path=0.1), "model.drop_path is 0.1, but the RPA3D has no branches"),
         (dict(gradient_checkpointing=True), "checkpointing is for plain video transformers"),
         (dict(patch_pixels=8), "no setting 'patch_pixels'"),
-        (dict(depth=2), "no setting 'depth'"),
         (dict(pixels=40), "divides a frame into squares of 16; give a multiple"),
         (dict(kind="segmentation", classes=PIXELS), "RPA3D can't be trained for segmentation"),
         (dict(kind="segmentation", classes=PIXELS, head="released"), "can't be trained for seg"),

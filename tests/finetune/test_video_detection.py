@@ -12,7 +12,7 @@ from tests.labelled import small_finetune, write_labelled
 def test_a_run_of_video_detection_learns_and_judges_every_frame_once(tmp_path):
     manifest = write_labelled(tmp_path / "corpus", 6, num_frames=3, splits=("train", "val"))
     config = small_finetune(
-        manifest, tmp_path / "run", kind="video_detection", epochs=3, depth=1, lr_per_256=0.3,
+        manifest, tmp_path / "run", kind="video_detection", epochs=3, lr_per_256=0.3,
         log_every=1,
     )  # fmt: skip
     out = finetune(config) / "seed_0"

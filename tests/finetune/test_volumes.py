@@ -53,7 +53,7 @@ def manifest(tmp_path_factory):
 
 
 def small(manifest, out, name="vipttnet_mini", **changes):
-    made = dict(label="lesion", name=name, depth=None, patch_pixels=None, drop_path=None,
+    made = dict(label="lesion", name=name, patch_pixels=None, drop_path=None,
                 pixels=64, frames=3, epochs=1, batch_size=4)  # fmt: skip
     return small_finetune(manifest, out, **made | PLAIN | changes)
 
@@ -67,7 +67,7 @@ def figures(out):
     [
         ("vipttnet_mini", {}),
         ("rpa3d", {"pixels": 32}),
-        ("timesformer_mini", {"depth": 1, "pixels": 32, "method": "st_adapter"}),
+        ("timesformer_mini", {"pixels": 32, "method": "st_adapter"}),
     ],
 )
 def test_every_backbone_is_fine_tuned_on_volumes(name, options, manifest, tmp_path):
@@ -112,7 +112,7 @@ def test_what_makes_no_sense_for_the_network_is_refused(manifest, tmp_path):
     with pytest.raises(ConfigError, match="random ones have none worth keeping"):
         small(manifest, tmp_path / "run", method="frozen_norm")
     for changes, says in (
-        ({"depth": 2}, "no setting 'depth'"),
+        ({"patch_pixels": 8}, "no setting 'patch_pixels'"),
         ({"drop_path": 0.1}, "no branches to drop"),
         ({"method": "lora"}, "plain video transformers"),
         ({"kind": "detection"}, "detection"),

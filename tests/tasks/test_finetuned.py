@@ -154,7 +154,7 @@ def test_a_head_for_the_same_classes_is_kept_and_another_is_refused_or_started_a
 def test_weights_are_named_or_none():
     with pytest.raises(ConfigError, match="There are no weights"):
         find_start("", ModelOptions())
-    start = find_start("none", ModelOptions("timesformer_tiny", depth=1), 4, 32)
+    start = find_start("none", ModelOptions("timesformer_tiny"), 4, 32)
     assert (start.frames, start.pixels) == (4, 32)
     assert start.provenance == {"source": "random weights of timesformer_tiny"}
 
