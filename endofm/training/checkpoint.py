@@ -3,7 +3,6 @@ whole.
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,12 @@ def saved_steps(folder: Path) -> dict[int, Path]:
 
     What has another name, a copy that somebody put beside them, is none: it is left alone.
     """
-    steps = {int(p.name[5:]): p for p in folder.glob("step-*") if re.fullmatch(r"\d+", p.name[5:])}
-    return {step: steps[step] for step in sorted(steps) if steps[step].name == NAME.format(step)}
+    steps = {}
+    for path in folder.glob("step-*"):
+        number = path.name.removeprefix("step-")
+        if number.isdecimal() and path.name == NAME.format(int(number)):
+            steps[int(number)] = path
+    return dict(sorted(steps.items()))
 
 
 class Checkpoints:

@@ -83,7 +83,7 @@ def test_a_checkpoint_deleted_in_part_is_not_taken_for_whole(tmp_path, monkeypat
 def test_folders_of_other_names_are_neither_read_nor_deleted(tmp_path):
     checkpoints, network = make(tmp_path)
     save(checkpoints, network, 1)
-    copies = ["step-00000001_backup", "step-best", "step-9"]
+    copies = ["step-00000001_backup", "step-best", "step-3"]
     for name in copies:
         shutil.copytree(tmp_path / "step-00000001", tmp_path / name)
     save(checkpoints, network, 2, 3)
