@@ -17,13 +17,13 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from endofm.errors import ConfigError
+from endofm.files import write_text
 from endofm.metrics.bootstrap import Bootstrap, Measure
 from endofm.metrics.paired import Difference, paired
 from endofm.program import read_command, told_faults
 from endofm.report.html import Section, Table, write_page
 from endofm.report.html import Text as Words
 from endofm.report.result_folders import Result, check_same_samples, pair_measure, read_result
-from endofm.training.setup import write_text
 from finetune.results import spread_of
 
 NOTHING = "–"

@@ -19,11 +19,12 @@ from endofm.config import as_tree, differences, to_yaml
 from endofm.data.dataset import Broken
 from endofm.data.manifest import Segment, write_manifest
 from endofm.errors import RunError
+from endofm.files import write_text
 from endofm.metrics.bootstrap import Bootstrap
 from endofm.tasks.finetuned import Adapters, save_finetuned
 from endofm.tasks.judging import Judgement
 from endofm.tasks.task import Figures, Task, TaskConfig
-from endofm.training.setup import Run, write_text
+from endofm.training.setup import Run
 from finetune.config import FinetuneConfig
 from finetune.samples import write_samples
 

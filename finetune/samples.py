@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from endofm.files import write_text
 from endofm.metrics.detection import count_boxes
 from endofm.metrics.segmentation import distinct
 from endofm.report.predictions import write_boxes, write_coco
@@ -12,7 +13,6 @@ from endofm.tasks.classification import Classification, samples_of
 from endofm.tasks.detection_task import Detection, frame_boxes
 from endofm.tasks.segmentation_task import Segmentation, mask_scores
 from endofm.tasks.task import Answer, Task, in_order
-from endofm.training.setup import write_text
 
 
 def write_samples(file: Path, task: Task, answers: Iterable[Answer]) -> None:

@@ -29,6 +29,7 @@ from endofm.data.dataset import load_corpus
 from endofm.data.manifest import read_manifest
 from endofm.data.synthetic import CorpusSpec, write_corpus
 from endofm.errors import RunError
+from endofm.files import write_text
 from endofm.metrics.representation import Score, color_statistics
 from endofm.program import told_faults
 from endofm.report.curves import loss_curves, read_metrics
@@ -46,7 +47,6 @@ from endofm.report.page import (
 from endofm.report.views import views_sheet
 from endofm.tasks.features import embed_clips, load_clips
 from endofm.tasks.probes import probe_scores
-from endofm.training.setup import write_text
 from finetune.__main__ import read_command as read_finetuning
 from finetune.config import FinetuneConfig
 from pretrain.__main__ import read_command

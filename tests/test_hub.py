@@ -106,6 +106,14 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_half_written(folder
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
+def test_a_folder_is_on_the_disk_before_it_has_its_name(folder, monkeypatch):
+    model, flushed = endofm.load(folder), []
+    monkeypatch.setattr(hub.folder, "flush", lambda path: flushed.append(path.name))
+    hub.save(folder, model, SPEC, {})
+    names = {path.name for path in folder.iterdir()}
+    assert set(flushed[:4]) == names and flushed[4:] == ["model.part", folder.parent.name]
+
+
 def test_a_full_disk_while_saving_keeps_the_folder_that_is_there(folder, monkeypatch):
     model = endofm.load(folder)
     before = (folder / "README.md").read_text()

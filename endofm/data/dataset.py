@@ -146,23 +146,23 @@ def find_missing(segments: Sequence[Segment], min_frames: int = MIN_CLIP_FRAMES)
     """
     reasons: dict[Path, str] = {}
     for file in {segment.file for segment in segments}:
-        try:
-            if reason := _missing_reason(file):
-                reasons[file] = reason
-        except VideoError as error:
-            reasons[file] = str(error)
+        if reason := _missing_reason(file):
+            reasons[file] = reason
     found = [Broken(s.name, reasons[s.file]) for s in segments if s.file in reasons]
     short = [s for s in segments if s.num_frames is not None and s.num_frames < min_frames]
     return found + [Broken(s.name, _too_short(s, s.num_frames or 0)) for s in short]
 
 
 def _missing_reason(file: Path) -> str | None:
-    """Why a file can't be used; raises `VideoError` too."""
-    status = look_at(file)
-    if status is None:
-        absent = f"{file} does not exist; mend the manifest or the root."
-        return missing_reason(file) if in_shard(file) else absent
-    check_kind(file, status, stat.S_ISREG, stat.S_ISDIR)
+    """Why a file can't be used, if so."""
+    try:
+        status = look_at(file)
+        if status is None:
+            absent = f"{file} does not exist; mend the manifest or the root."
+            return missing_reason(file) if in_shard(file) else absent
+        check_kind(file, status, stat.S_ISREG, stat.S_ISDIR)
+    except VideoError as error:
+        return str(error)
     is_empty = stat.S_ISREG(status.st_mode) and status.st_size == 0
     return f"{file} has no bytes; fetch it again." if is_empty else None
 

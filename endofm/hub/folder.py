@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from endofm.errors import ConfigError, WeightsError
+from endofm.files import flush
 from endofm.hub.card import write_card
 from endofm.models.adapters import has_adapters
 from endofm.models.input import InputSpec
@@ -101,6 +102,20 @@ def save(folder: Path, model: Any, spec: InputSpec, provenance: Mapping[str, Any
     }
     tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
     reference = _reference(ARCHITECTURES[architecture], model, spec)
+    write_folder(folder, config, tensors, reference, write_card(config, model))
+
+
+def write_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    reference: dict[str, Tensor],
+    card: str,
+) -> None:
+    """The four files of a model folder, whole or not at all, in the place of an older one.
+
+    Raises `WeightsError` where they can't be written; the older folder is untouched then.
+    """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -108,9 +123,12 @@ def save(folder: Path, model: Any, spec: InputSpec, provenance: Mapping[str, Any
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
         save_file(reference, part / "reference.safetensors")
-        (part / "README.md").write_text(write_card(config, model), encoding="utf-8")
+        (part / "README.md").write_text(card, encoding="utf-8")
+        for file in (*part.iterdir(), part):
+            flush(file)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
+        flush(folder.parent)
     except (SafetensorError, OSError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise WeightsError(

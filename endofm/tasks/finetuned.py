@@ -7,7 +7,6 @@ and `reference.safetensors`, a small input with the output it must give.
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from endofm.data.labelled import DETECTION, LabelledConfig, Showing
 from endofm.data.labels import Truth
-from endofm.errors import ConfigError, EndofmError, RunError, WeightsError
-from endofm.files import flush
-from endofm.hub.folder import ARCHITECTURES, FORMAT, REFERENCE_TOLERANCE, refuse_taken
+from endofm.errors import ConfigError, EndofmError, WeightsError
+from endofm.hub.folder import ARCHITECTURES, FORMAT, REFERENCE_TOLERANCE, refuse_taken, write_folder
 from endofm.models.registry import Backbone
 from endofm.tasks.classification import build_classification
 from endofm.tasks.detection_task import make_detection
@@ -86,7 +84,7 @@ def save_finetuned(
 ) -> None:
     """Write a fine-tuned model; it is there whole or not at all, and replaces an older one.
 
-    Raises `RunError` where it can't be written.
+    Raises `WeightsError` where it can't be written.
     """
     folder = Path(folder)
     refuse_taken(folder)
@@ -113,25 +111,7 @@ def save_finetuned(
     tensors = {name: value.contiguous().clone() for name, value in network.state_dict().items()}
     frames = _reference_frames(task)
     reference = {"frames": frames, "output": _output(task, frames)}
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        (part / "config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
-        save_file(reference, part / "reference.safetensors")
-        (part / "README.md").write_text(_card(told), encoding="utf-8")
-        for file in (*part.iterdir(), part):
-            flush(file)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-        flush(folder.parent)
-    except (SafetensorError, OSError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise RunError(
-            f"The fine-tuned model can't be written to {folder} ({error}); make room, and the same "
-            "command goes on."
-        ) from error
+    write_folder(folder, told, tensors, reference, _card(told))
 
 
 def is_finetuned(source: str | Path) -> bool:

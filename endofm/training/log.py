@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,10 +25,11 @@ from torch import Tensor
 from endofm.data.dataset import Broken
 from endofm.data.manifest import Segment
 from endofm.errors import RunError
+from endofm.files import write_text
 from endofm.processes import gather_objects, num_processes, sum_over_processes
 from endofm.training.estimate import slow_bf16
 from endofm.training.monitor import Health
-from endofm.training.setup import Run, write_text
+from endofm.training.setup import Run
 from endofm.training.trackers import Trackers
 from endofm.training.waiting import ROWS, SHARE, own_cores, ways_out
 
@@ -118,7 +119,7 @@ class RunLog:
         self.progress.start()
         run.exits.callback(self.close)
         if self.is_main:
-            self._drop_rows_after(first)
+            self._keep_rows(lambda row: row["step"] <= first)  # those after it are written again
             if slow := slow_bf16(run.device, run.config.precision):
                 self.warn(slow)
         if first and self.quarantine.is_file():
@@ -189,15 +190,10 @@ class RunLog:
 
     def take_back(self, step: int, prefix: str) -> None:
         """Drop the rows of a step with names that begin so: what they tell is done again."""
-        if not self.is_main or not self.file.is_file():
-            return
-        lines = self.file.read_text(encoding="utf-8").splitlines()
-        kept = []
-        for line in lines:
-            row = json.loads(line)
-            if row["step"] != step or not any(name.startswith(prefix) for name in row):
-                kept.append(line + "\n")
-        write_text(self.file, "".join(kept))
+        if self.is_main:
+            self._keep_rows(
+                lambda row: row["step"] != step or not any(name.startswith(prefix) for name in row)
+            )
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -239,14 +235,14 @@ class RunLog:
             self.has_told_of_waiting = True
             self.warn(ways_out(share, self.data.workers, own_cores(), self.segments))
 
-    def _drop_rows_after(self, step: int) -> None:
-        """A resumed run writes the rows after its checkpoint again."""
+    def _keep_rows(self, is_wanted: Callable[[dict[str, float]], bool]) -> None:
+        """Drop the other rows of metrics.jsonl, and lines that are none."""
         if not self.file.is_file():
             return
         kept = []
         for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                if is_wanted(json.loads(line)):
                     kept.append(line)
             except (json.JSONDecodeError, KeyError, TypeError):  # the half line of a killed run
                 continue

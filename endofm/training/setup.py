@@ -27,7 +27,7 @@ from accelerate.utils import (
 from endofm.allocator import keep_freed_memory
 from endofm.config import differences
 from endofm.errors import ConfigError, RunError
-from endofm.files import flush
+from endofm.files import write_text
 from endofm.processes import gather_objects
 from endofm.training.checkpoint import saved_steps
 from endofm.training.matmul import use_fast_products
@@ -320,11 +320,3 @@ def _check_same(folder: Path, tree: Mapping[str, Any]) -> None:
             f"{folder} holds a run with another configuration ({'; '.join(changed)}); give another "
             f"--run.out, or delete {file} to go on with the new one all the same."
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    flush(part)
-    part.replace(path)

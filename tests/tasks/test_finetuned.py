@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 import endofm
 from endofm import hub
 from endofm.data.labelled import LabelledConfig, Showing
-from endofm.errors import ConfigError, RunError, WeightsError
+from endofm.errors import ConfigError, WeightsError
 from endofm.models.registry import create_model
-from endofm.tasks import finetuned
 from endofm.tasks.finetuned import Adapters, build_task, load_finetuned, save_finetuned
 from endofm.tasks.starting import ModelOptions, find_start, start_task
 from endofm.tasks.task import TaskConfig
@@ -98,7 +97,7 @@ def test_a_full_disk_is_one_sentence_and_the_older_model_stays(tmp_path, monkeyp
     folder = tmp_path / "model"
     saved(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    really_save, really_write = finetuned.save_file, Path.write_text
+    really_save, really_write = hub.folder.save_file, Path.write_text
 
     def save(tensors, path, **kwargs):
         if path.name == file:
@@ -111,9 +110,9 @@ def test_a_full_disk_is_one_sentence_and_the_older_model_stays(tmp_path, monkeyp
             raise OSError(28, "No space left on device")
         return really_write(path, *args, **kwargs)
 
-    monkeypatch.setattr(finetuned, "save_file", save)
+    monkeypatch.setattr(hub.folder, "save_file", save)
     monkeypatch.setattr(Path, "write_text", write)
-    with pytest.raises(RunError, match=r"model \(.*No space left.*make room, and the same command"):
+    with pytest.raises(WeightsError, match=r"model can't be written \(.*No space left.*make room"):
         saved(folder, "classification", "lora")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

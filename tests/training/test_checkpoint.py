@@ -80,6 +80,15 @@ def test_a_checkpoint_deleted_in_part_is_not_taken_for_whole(tmp_path, monkeypat
     assert names(tmp_path) == ["step-00000003", "step-00000004"]
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(checkpoint, "flush", lambda path: flushed.append(path.name))
+    save(*make(tmp_path), 1)
+    files = set(names(tmp_path / "step-00000001"))
+    assert files == set(flushed[:-2]) and "whole.json" in files
+    assert flushed[-2:] == ["part-00000001", tmp_path.name]
+
+
 def test_folders_of_other_names_are_neither_read_nor_deleted(tmp_path):
     checkpoints, network = make(tmp_path)
     save(checkpoints, network, 1)

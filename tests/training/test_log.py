@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from endofm.data import dataset as module
 from endofm.errors import RunError
 from endofm.report.curves import read_metrics
 from endofm.tasks import pretraining
+from endofm.training.checkpoint import Checkpoints
 from endofm.training.log import Pending, RunLog
 from pretrain.train import train
 from tests.small import small_recipe, write_corpus
@@ -125,6 +127,26 @@ def test_a_full_disk_is_told_in_a_sentence(manifest, tmp_path, monkeypatch):
     monkeypatch.setattr(json, "dumps", full)
     with pytest.raises(RunError, match=r"metrics\.jsonl can't be written \(No space left.*goes on"):
         train(small_recipe(manifest, tmp_path / "run"))
+
+
+def test_time_of_saving_is_not_counted_as_time_of_the_steps(manifest, tmp_path, monkeypatch):
+    aside, save, depth, saved = RunLog.aside, Checkpoints.save, [0], []
+
+    @contextmanager
+    def counted(self):
+        with aside(self):
+            depth[0] += 1
+            yield
+            depth[0] -= 1
+
+    def watched(self, step):
+        saved.append((step, depth[0]))
+        return save(self, step)
+
+    monkeypatch.setattr(RunLog, "aside", counted)
+    monkeypatch.setattr(Checkpoints, "save", watched)
+    train(small_recipe(manifest, tmp_path / "run", save_every=2))
+    assert saved == [(2, 1), (4, 1), (6, 1)]
 
 
 def test_time_spent_aside_is_not_counted_as_time_of_the_steps():

@@ -19,6 +19,7 @@ from pathlib import Path
 from endofm.data.manifest import Segment, read_manifest, write_manifest
 from endofm.data.video.shards import ADDRESS, INDEX
 from endofm.errors import CorpusError
+from endofm.files import write_text
 
 Sizes = dict[str, tuple[int, int]]
 
@@ -52,9 +53,9 @@ def pack(
         ]
         if progress is not None:
             progress(number + 1, len(shards))
-    _write_text(folder / INDEX, json.dumps(index))
+    write_text(folder / INDEX, json.dumps(index))
     if address:
-        _write_text(folder / ADDRESS, f"{address}\n")
+        write_text(folder / ADDRESS, f"{address}\n")
     write_manifest(target / "manifest.csv", rows)
     return target / "manifest.csv"
 
@@ -102,7 +103,7 @@ def _claim(folder: Path, segments: Sequence[Segment], shard_megabytes: int) -> N
     if folder.is_dir() and any(folder.iterdir()):
         raise CorpusError(f"{folder} holds other files; give an empty folder or a new one.")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(note, f"{mark}\n")
+    write_text(note, f"{mark}\n")
 
 
 def _key(segment: Segment) -> str:
@@ -145,9 +146,3 @@ def _check_whole(part: Path, segments: Sequence[Segment]) -> None:
             member = tar.extractfile(f"{_key(segment)}.mp4")
             if member is None or member.read() != segment.file.read_bytes():
                 raise CorpusError(f"{part} does not hold {segment.path} as it is; pack it again.")
-
-
-def _write_text(file: Path, text: str) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

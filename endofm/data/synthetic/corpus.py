@@ -29,6 +29,7 @@ from endofm.data.manifest import Segment, write_manifest
 from endofm.data.synthetic.clips import SyntheticClip, check_sizes, render_clip
 from endofm.data.synthetic.world import SCENES
 from endofm.errors import ConfigError
+from endofm.files import write_text
 
 FORMAT = 3  # raise it when the same spec gives other files; a further label is none
 UPPER = ("esophagus", "stomach")
@@ -160,7 +161,7 @@ def claim(folder: Path, wanted: dict[str, object]) -> None:
     if folder.is_dir() and any(file.name not in ours for file in folder.iterdir()):
         raise ConfigError(f"{folder} holds other files; give an empty folder or a new one.")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(note, json.dumps(wanted, indent=2) + "\n")
+    write_text(note, json.dumps(wanted, indent=2) + "\n")
 
 
 def _difference(found: object, wanted: dict[str, object]) -> str:
@@ -242,13 +243,7 @@ def _write_boxes(folder: Path, plans: list[ClipPlan]) -> None:
         with (folder / "masks" / plan.name / "boxes.csv").open(encoding="utf-8") as file:
             rows = list(csv.reader(file))[1:]
         lines += [",".join([path, *row]) for row in rows]
-    _write_text(folder / "boxes.csv", "\n".join(lines) + "\n")
-
-
-def _write_text(file: Path, text: str) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    write_text(folder / "boxes.csv", "\n".join(lines) + "\n")
 
 
 def _segment(folder: Path, plan: ClipPlan, spec: CorpusSpec) -> Segment:
