@@ -2,7 +2,7 @@
 
 from endofm.hub import load
 from endofm.models.registry import create_model, list_models
-from endofm.tasks.embedding import Embedding, embed
+from endofm.tasks.embedding.videos import Embedding, embed
 
 __version__ = "0.1.0"
 __all__ = ["Embedding", "__version__", "create_model", "embed", "list_models", "load"]

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from endofm.data.labelled import CLASSIFICATION, LabelledConfig
+from endofm.data.labelled.samples import CLASSIFICATION, LabelledConfig
 from endofm.errors import ConfigError
-from endofm.tasks.starting import SCRATCH, ModelOptions
-from endofm.tasks.task import TaskConfig
-from endofm.tasks.tuning import TuningConfig
+from endofm.tasks.finetuning.contract import TaskConfig
+from endofm.tasks.finetuning.starting import SCRATCH, ModelOptions
+from endofm.tasks.finetuning.trainable import TuningConfig
+from endofm.training.finetuning import TuneOptimConfig
 from endofm.training.setup import RunConfig
-from endofm.training.tuning import TuneOptimConfig
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from endofm.data.labelled_clips import judged_rows, pieces_of
-from endofm.data.labelled_rows import check_labels, refuse_missing
-from endofm.data.manifest import Segment, read_manifest
+from endofm.data.labelled.clips import evaluation_rows, pieces_of
+from endofm.data.labelled.rows import check_labels, refuse_missing
+from endofm.data.manifests.manifest import Segment, read_manifest
 from endofm.errors import ManifestError, WeightsError
 from endofm.program import told_faults
-from endofm.tasks.finetuned import is_finetuned, load_finetuned
-from endofm.tasks.judging import Judge, Reader
-from endofm.tasks.task import Figures
+from endofm.tasks.finetuning.contract import Figures
+from endofm.tasks.finetuning.evaluating import Evaluator, Reader
+from endofm.tasks.finetuning.finetuned import is_finetuned, load_finetuned
 from finetune.results import INTERVALS, describe, not_scored, write_json
 from finetune.samples import write_samples
 
@@ -47,24 +47,24 @@ def evaluate(command: Evaluate) -> Figures:
     found = load_finetuned(model_folder(command.model))
     task = found.task
     rows = choose_rows(command)
-    data = replace(task.showing.data, manifests=(command.manifest,), workers=command.workers)
-    showing = replace(task.showing, data=data)
+    data = replace(task.clip_spec.data, manifests=(command.manifest,), workers=command.workers)
+    clip_spec = replace(task.clip_spec, data=data)
     refuse_missing(rows)
-    check_labels(rows, data, showing.kind)
-    task.showing = showing
+    check_labels(rows, data, clip_spec.kind)
+    task.clip_spec = clip_spec
     task.network.to(accelerator.device)
-    pieces = pieces_of(judged_rows(rows, data.every_frames), showing)
+    pieces = pieces_of(evaluation_rows(rows, data.every_frames), clip_spec)
     reader = Reader(accelerator, command.batch_size, command.workers)
-    judgement = Judge(reader, data.max_broken_share)(task, pieces)
-    figures = task.score(judgement.answers, INTERVALS)
+    evaluation = Evaluator(reader, data.max_broken_share)(task, pieces)
+    figures = task.score(evaluation.predictions, INTERVALS)
     if command.out is not None and accelerator.is_main_process:
         command.out.mkdir(parents=True, exist_ok=True)
-        write_samples(command.out / "samples.csv", task, judgement.answers)
-        told = describe(found.config, task, figures, judgement.broken)
+        write_samples(command.out / "samples.csv", task, evaluation.predictions)
+        told = describe(found.config, task, figures, evaluation.broken)
         told |= {"model": str(command.model), "provenance": dict(found.provenance)}
         write_json(command.out / "metrics.json", told)
     if accelerator.is_main_process:
-        show_figures(figures, not_scored(judgement.broken))
+        show_figures(figures, not_scored(evaluation.broken))
     return figures
 
 

@@ -4,22 +4,22 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from endofm.data.dataset import Corpus
-from endofm.data.labelled import CLASSIFICATION, Showing
-from endofm.data.labelled_clips import judged_rows
-from endofm.data.labelled_rows import check_files, check_rows, load_rows, refuse_missing
-from endofm.data.labels import Truth, check_trained, count_classes, truth_of
-from endofm.data.loader import BatchPlan
-from endofm.data.manifest import Segment
-from endofm.data.splits import Splits, draw_balanced, take_share
+from endofm.data.labelled.clips import evaluation_rows
+from endofm.data.labelled.rows import check_files, check_rows, load_rows, refuse_missing
+from endofm.data.labelled.samples import CLASSIFICATION, ClipSpec
+from endofm.data.manifests.labels import Truth, check_trained, count_classes, truth_of
+from endofm.data.manifests.manifest import Segment
+from endofm.data.manifests.splits import Splits, draw_balanced, take_share
+from endofm.data.pretraining.dataset import Corpus
+from endofm.data.pretraining.loader import BatchPlan
 from endofm.errors import ConfigError
 from endofm.models.rpa3d import RPA3D
 from endofm.models.stfm import STFM
 from endofm.models.timesformer import TimeSformer
 from endofm.models.vipttnet import ViPTTNet
-from endofm.tasks.starting import Start, find_start, start_task
-from endofm.tasks.task import Task
-from endofm.tasks.tuning import trained_share
+from endofm.tasks.finetuning.contract import Task
+from endofm.tasks.finetuning.starting import Start, find_start, start_task
+from endofm.tasks.finetuning.trainable import trained_share
 from endofm.training.estimate import (
     cnn_step_bytes,
     device_memory,
@@ -27,7 +27,7 @@ from endofm.training.estimate import (
     slow_bf16,
     step_bytes,
 )
-from endofm.training.tuning import TuneSchedule
+from endofm.training.finetuning import TuneSchedule
 from finetune.config import FinetuneConfig
 
 MAX_VALIDATIONS = 50
@@ -85,7 +85,7 @@ def remarks(material: Material) -> list[str]:
     return told
 
 
-def make_showing(config: FinetuneConfig, material: Material, start: Start) -> Showing:
+def make_clip_spec(config: FinetuneConfig, material: Material, start: Start) -> ClipSpec:
     """What is shown of a row: as asked for, else what the weights are made for."""
     frames, pixels = config.data.frames or start.frames, config.data.pixels or start.pixels
     patch = start.encoder.patch_pixels
@@ -95,7 +95,7 @@ def make_showing(config: FinetuneConfig, material: Material, start: Start) -> Sh
             "give a multiple of it, at least twice."
         )
     legacy = config.task.protocol == "legacy_polypdiag"
-    return Showing(config.task.kind, material.classes, config.data, frames, pixels, legacy)
+    return ClipSpec(config.task.kind, material.classes, config.data, frames, pixels, legacy)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def make_plan(config: FinetuneConfig, material: Material, rank: int, world: int)
     whole = splits_of_run(config, material)
     train = take_share(whole.train, share, seed, kind_of)
     train, val, test = (
-        tuple(judged_rows(part, config.data.every_frames))
+        tuple(evaluation_rows(part, config.data.every_frames))
         for part in (train, whole.val, whole.test)
     )
     splits = replace(whole, train=train, val=val, test=test)
@@ -178,11 +178,11 @@ def explain(config: FinetuneConfig, material: Material) -> str:
     """What the runs will do, in words; the network is built and nothing is trained."""
     data, optim = config.data, config.optim
     start = find_start(config.weights, config.model, data.frames, data.pixels)
-    showing = make_showing(config, material, start)
+    clip_spec = make_clip_spec(config, material, start)
     plan = make_plan(config.only(data.label_share[0], config.run.seeds[0]), material, 0, 1)
     task, _ = start_task(
         start,
-        showing,
+        clip_spec,
         config.task,
         config.model,
         config.tuning,
@@ -198,7 +198,7 @@ def explain(config: FinetuneConfig, material: Material) -> str:
         *_counts(config, material.classes, splits),
         f"weights          {start.told}",
         f"trained          {_trained(config, task)}",
-        f"clips            {showing.frames} frames of {showing.pixels} px, {_taken(config)}",
+        f"clips            {clip_spec.frames} frames of {clip_spec.pixels} px, {_taken(config)}",
         f"training clips   {_drawn(config)}",
     ]
     if config.tuning.trains:
@@ -232,7 +232,7 @@ def step_memory(config: FinetuneConfig, task: Task) -> float:
     The activations of the backbone's blocks, whatever is frozen; heads come on top.
     """
     trained, every = trained_share(task.network)
-    shown, encoder = task.showing, task.encoder
+    shown, encoder = task.clip_spec, task.encoder
     half, batch = config.run.precision != "no", config.optim.batch_size
     view = (shown.frames, shown.pixels)
     if isinstance(encoder, RPA3D):

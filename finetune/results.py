@@ -16,14 +16,14 @@ from rich.text import Text
 
 from endofm import __version__
 from endofm.config import as_tree, differences, to_yaml
-from endofm.data.dataset import Broken
-from endofm.data.manifest import Segment, write_manifest
+from endofm.data.manifests.manifest import Segment, write_manifest
+from endofm.data.pretraining.dataset import Broken
 from endofm.errors import RunError
 from endofm.files import write_text
 from endofm.metrics.bootstrap import Bootstrap
-from endofm.tasks.finetuned import Adapters, save_finetuned
-from endofm.tasks.judging import Judgement
-from endofm.tasks.task import Figures, Task, TaskConfig
+from endofm.tasks.finetuning.contract import Figures, Task, TaskConfig
+from endofm.tasks.finetuning.evaluating import Evaluation
+from endofm.tasks.finetuning.finetuned import Adapters, save_finetuned
 from endofm.training.setup import Run
 from finetune.config import FinetuneConfig
 from finetune.samples import write_samples
@@ -63,7 +63,7 @@ class RunResult:
     choice: Choice
     validation: Figures
     test: Figures
-    judgement: Judgement
+    evaluation: Evaluation
     rows: Mapping[str, Sequence[Segment]]
     corpus: str
     """Fingerprint of all rows, before a share of them was taken."""
@@ -116,8 +116,8 @@ def write_result(config: FinetuneConfig, run: Run, result: RunResult) -> None:
     if config.task.draws:
         drawn = [replace(row, split=part) for part, rows in result.rows.items() for row in rows]
         write_manifest(run.folder / DRAW, drawn)
-    write_samples(run.folder / "samples.csv", result.task, result.judgement.answers)
-    told = describe(config.task, result.task, result.test, result.judgement.broken)
+    write_samples(run.folder / "samples.csv", result.task, result.evaluation.predictions)
+    told = describe(config.task, result.task, result.test, result.evaluation.broken)
     told |= {
         "seed": run.config.seed,
         "label_share": config.data.label_share[0],

@@ -9,15 +9,15 @@ from endofm.files import write_text
 from endofm.metrics.detection import count_boxes
 from endofm.metrics.segmentation import distinct
 from endofm.report.predictions import write_boxes, write_coco
-from endofm.tasks.classification import Classification, samples_of
-from endofm.tasks.detection_task import Detection, frame_boxes
-from endofm.tasks.segmentation_task import Segmentation, mask_scores
-from endofm.tasks.task import Answer, Task, in_order
+from endofm.tasks.classification.task import Classification, samples_of
+from endofm.tasks.detection.task import Detection, frame_boxes
+from endofm.tasks.finetuning.contract import Prediction, Task, in_order
+from endofm.tasks.segmentation.task import Segmentation, mask_scores
 
 
-def write_samples(file: Path, task: Task, answers: Iterable[Answer]) -> None:
+def write_samples(file: Path, task: Task, predictions: Iterable[Prediction]) -> None:
     """Write the table of a task's answers; for detection also `boxes.csv` and COCO's two files."""
-    records = in_order(answers)
+    records = in_order(predictions)
     if isinstance(task, Classification):
         rows = _classified(task, records)
     elif isinstance(task, Segmentation):

@@ -14,9 +14,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from endofm.data.labelled import CLASSIFICATION, LabelledBatch, join
-from endofm.data.labelled_clips import JudgedClips, Piece, judged_rows, pieces_of
-from endofm.data.manifest import Segment, read_manifest
+from endofm.data.labelled.clips import EvaluationClips, Piece, evaluation_rows, pieces_of
+from endofm.data.labelled.samples import CLASSIFICATION, LabelledBatch, join
+from endofm.data.manifests.manifest import Segment, read_manifest
 from endofm.data.video import open_video
 from endofm.errors import ManifestError, RunError
 from endofm.program import read_command, told_faults
@@ -26,10 +26,10 @@ from endofm.report.film import film
 from endofm.report.predictions import write_masks
 from endofm.report.result_folders import PROBABILITY, SeedResult, read_result
 from endofm.report.views import Image, write_png
-from endofm.tasks.detection_task import Detection
-from endofm.tasks.finetuned import load_finetuned
-from endofm.tasks.segmentation_task import Segmentation
-from endofm.tasks.task import Task
+from endofm.tasks.detection.task import Detection
+from endofm.tasks.finetuning.contract import Task
+from endofm.tasks.finetuning.finetuned import load_finetuned
+from endofm.tasks.segmentation.task import Segmentation
 from finetune.evaluate import model_folder
 
 SIDE = 320
@@ -134,7 +134,7 @@ def gather(command: Show) -> Material:
     if not rows:
         raise RunError(f"{command.result} doesn't tell its manifest; give it with --manifest.")
     if result.task in CLASSIFICATION:
-        return Material(result, judged_rows(rows, data.get("every_frames", 0)), None)
+        return Material(result, evaluation_rows(rows, data.get("every_frames", 0)), None)
     task = load_finetuned(command.model or model_folder(command.result)).task
     if torch.cuda.is_available():
         task.network.cuda()
@@ -219,21 +219,21 @@ def _told(result: SeedResult) -> dict[str, dict[str, str]]:
 
 def _pieces(row: Segment, task: Task | None) -> list[Piece]:
     assert task is not None
-    return pieces_of([row], task.showing)
+    return pieces_of([row], task.clip_spec)
 
 
 def _judged(piece: Piece, task: Task | None) -> list[int]:
     """Numbers in the file of the frames that are judged."""
     assert task is not None
     indices = [piece.segment.start_frame + index for index in piece.indices]
-    return [indices[piece.key]] if task.showing.is_video_detection else indices
+    return [indices[piece.key]] if task.clip_spec.is_video_detection else indices
 
 
 @torch.no_grad()
 def _dense(piece: Piece, task: Task | None, side: int) -> list[Drawn]:
     """The judged frames of a piece, drawn at their own resolution."""
     assert task is not None
-    batch = join([JudgedClips([piece], task.showing)[0]])
+    batch = join([EvaluationClips([piece], task.clip_spec)[0]])
     if not isinstance(batch, LabelledBatch):
         raise RunError(f"{piece.segment.name} can't be shown: {batch[0].reason}")
     task.network.eval()
@@ -250,9 +250,9 @@ def _dense(piece: Piece, task: Task | None, side: int) -> list[Drawn]:
             )
         ]
     assert isinstance(task, Detection)
-    (answers,) = task.predict(batch)
+    (predictions,) = task.predict(batch)
     drawn = []
-    for frame, boxes in zip(frames, answers[0].frames, strict=True):
+    for frame, boxes in zip(frames, predictions[0].frames, strict=True):
         is_sure = boxes.scores >= SCORE
         several = len(task.classes) > 1
         names = [task.classes[k] for k in boxes.classes[is_sure]] if several else ()

@@ -10,25 +10,25 @@ from pathlib import Path
 from accelerate.state import PartialState
 
 from endofm.config import as_tree
-from endofm.data.labelled import join
-from endofm.data.labelled_clips import Piece, pieces_of
-from endofm.data.loader import make_loader
-from endofm.data.splits import Splits
-from endofm.tasks.classification import Classification
-from endofm.tasks.frozen import FeatureCache, StoredFeatures, probe
-from endofm.tasks.judging import Judge, Reader
-from endofm.tasks.selecting import make_sampling
-from endofm.tasks.starting import find_start, start_task
-from endofm.tasks.task import NO_INTERVALS, Task
-from endofm.tasks.tune_step import TuneStep
-from endofm.tasks.tuning import parameter_groups, train_mode
+from endofm.data.labelled.clips import Piece, pieces_of
+from endofm.data.labelled.samples import join
+from endofm.data.manifests.splits import Splits
+from endofm.data.pretraining.loader import make_loader
+from endofm.tasks.classification.task import Classification
+from endofm.tasks.finetuning.contract import NO_INTERVALS, Task
+from endofm.tasks.finetuning.evaluating import Evaluator, Reader
+from endofm.tasks.finetuning.frozen import FeatureCache, StoredFeatures, probe
+from endofm.tasks.finetuning.selecting import make_sampling
+from endofm.tasks.finetuning.starting import find_start, start_task
+from endofm.tasks.finetuning.step import TuneStep
+from endofm.tasks.finetuning.trainable import parameter_groups, train_mode
 from endofm.training.checkpoint import Checkpoints
+from endofm.training.finetuning import Selection, Unwatched, make_optimizer
 from endofm.training.log import RunLog
 from endofm.training.setup import Run, hold_folder, start_run
 from endofm.training.sharding import prepare, refuse_sharding
-from endofm.training.tuning import Selection, Unwatched, make_optimizer
 from finetune.config import FinetuneConfig
-from finetune.plan import Material, Plan, gather_material, make_plan, make_showing, remarks
+from finetune.plan import Material, Plan, gather_material, make_clip_spec, make_plan, remarks
 from finetune.results import INTERVALS, Choice, RunResult, has_result, say, summarize, write_result
 
 
@@ -70,9 +70,9 @@ def finetune_once(config: FinetuneConfig, material: Material, run: Run) -> None:
     data, splits = config.data, plan.splits
     start = find_start(config.weights, config.model, data.frames, data.pixels)
     say(f"Starts from {start.told}.")
-    showing = make_showing(config, material, start)
+    clip_spec = make_clip_spec(config, material, start)
     task, adapters = start_task(
-        start, showing, config.task, config.model, config.tuning, plan.truths, config.reset_head
+        start, clip_spec, config.task, config.model, config.tuning, plan.truths, config.reset_head
     )
     task.network.to(run.device)
     patience = run.config.patience_seconds
@@ -84,8 +84,8 @@ def finetune_once(config: FinetuneConfig, material: Material, run: Run) -> None:
         before_batch=partial(stop_if_asked, run),
     )
     features = keep_features(config, reader, task, splits)
-    judge = Judge(reader, data.max_broken_share, features)
-    val, test = (pieces_of(rows, showing) for rows in (splits.val, splits.test))
+    judge = Evaluator(reader, data.max_broken_share, features)
+    val, test = (pieces_of(rows, clip_spec) for rows in (splits.val, splits.test))
     if config.tuning.trains:
         choice = train(config, plan, run, task, judge, features, val)
         of_val, of_test = judge(task, val), judge(task, test)
@@ -101,9 +101,9 @@ def finetune_once(config: FinetuneConfig, material: Material, run: Run) -> None:
         task,
         adapters,
         choice,
-        validation=task.score(of_val.answers, NO_INTERVALS),
-        test=task.score(of_test.answers, INTERVALS),
-        judgement=of_test,
+        validation=task.score(of_val.predictions, NO_INTERVALS),
+        test=task.score(of_test.predictions, INTERVALS),
+        evaluation=of_test,
         rows={"train": splits.train, "val": splits.val, "test": splits.test},
         corpus=material.splits.fingerprint,
         weights=start.provenance,
@@ -126,7 +126,7 @@ def train(
     plan: Plan,
     run: Run,
     task: Task,
-    judge: Judge,
+    judge: Evaluator,
     features: StoredFeatures | None,
     val: list[Piece],
 ) -> Choice:
@@ -187,14 +187,14 @@ def train(
 
 
 def validate(
-    step: int, task: Task, judge: Judge, val: list[Piece], selection: Selection, log: RunLog
+    step: int, task: Task, judge: Evaluator, val: list[Piece], selection: Selection, log: RunLog
 ) -> None:
     """Score the validation rows, note it, and keep the weights if they are the best so far."""
     with log.aside():
         found = judge(task, val)
         for broken in found.broken:
             log.warn(f"Validation does without {broken.name}: {broken.reason}")
-        figures = task.score(found.answers, NO_INTERVALS)
+        figures = task.score(found.predictions, NO_INTERVALS)
         is_best = selection.update(step, figures.choice(task.selects_by), task.network)
     row = {f"val/{n}": v.value for n, v in figures.values.items() if v.value is not None}
     told = f"step {step}  validation {task.selects_by} {figures.choice(task.selects_by):.4f}"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from endofm import program
-from endofm.data.dataset import load_corpus
+from endofm.data.pretraining.dataset import load_corpus
 from endofm.report.views import draw_views
 from pretrain.config import Command
 from pretrain.plan import check_files, check_memory, check_start, explain, make_plan

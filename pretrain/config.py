@@ -6,11 +6,11 @@ from typing import Annotated
 
 import tyro
 
-from endofm.data.dataset import DataConfig
-from endofm.data.views import ViewsConfig
+from endofm.data.pretraining.dataset import DataConfig
+from endofm.data.pretraining.views import ViewsConfig
 from endofm.errors import ConfigError
 from endofm.models.build import ModelConfig
-from endofm.tasks.pretraining import ObjectiveConfig
+from endofm.tasks.pretraining.endofm import ObjectiveConfig
 from endofm.training.optim import OptimConfig
 from endofm.training.setup import RunConfig
 

@@ -25,9 +25,8 @@ from rich.table import Table as Grid
 
 from endofm import hub
 from endofm.config import to_yaml
-from endofm.data.dataset import load_corpus
-from endofm.data.manifest import read_manifest
-from endofm.data.synthetic import CorpusSpec, write_corpus
+from endofm.data.manifests.manifest import read_manifest
+from endofm.data.pretraining.dataset import load_corpus
 from endofm.errors import RunError
 from endofm.files import write_text
 from endofm.metrics.representation import Score, color_statistics
@@ -45,8 +44,9 @@ from endofm.report.page import (
     write_page,
 )
 from endofm.report.views import views_sheet
-from endofm.tasks.features import embed_clips, load_clips
-from endofm.tasks.probes import probe_scores
+from endofm.synthetic import CorpusSpec, write_corpus
+from endofm.tasks.embedding.features import embed_clips, load_clips
+from endofm.tasks.embedding.probes import probe_scores
 from finetune.__main__ import read_command as read_finetuning
 from finetune.config import FinetuneConfig
 from pretrain.__main__ import read_command

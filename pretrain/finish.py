@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 
 from endofm import __version__, hub
-from endofm.data.views import STATISTICS
+from endofm.data.pretraining.views import STATISTICS
 from endofm.models.build import build_backbone
 from endofm.models.input import InputSpec
-from endofm.tasks.concepts import ConceptTask
-from endofm.tasks.pretraining import PretrainingTask
+from endofm.tasks.pretraining.endofm import PretrainingTask
+from endofm.tasks.pretraining.vcl import ConceptTask
 from endofm.training.setup import Run
 from endofm.training.sharding import whole_state
 from pretrain.config import PretrainConfig

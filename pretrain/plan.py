@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from endofm.data.dataset import Corpus, SampleOrder, find_missing
 from endofm.data.leakage.known import refuse_leaks
-from endofm.data.loader import BatchPlan
+from endofm.data.pretraining.dataset import Corpus, SampleOrder, find_missing
+from endofm.data.pretraining.loader import BatchPlan
 from endofm.errors import ConfigError, RunError, WeightsError
 from endofm.models.build import build_backbone, weights_file
-from endofm.tasks.knn import read_list
-from endofm.tasks.pretraining import build_student
+from endofm.tasks.pretraining.endofm import build_student
+from endofm.tasks.pretraining.knn import read_list
 from endofm.training.checkpoint import saved_steps
 from endofm.training.estimate import (
     device_memory,

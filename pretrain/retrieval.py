@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from endofm import hub
-from endofm.data.manifest import Segment, read_manifest
+from endofm.data.manifests.manifest import Segment, read_manifest
 from endofm.errors import ConfigError, ManifestError
 from endofm.metrics.representation import color_statistics, retrieval_at_1, retrieval_chance
 from endofm.program import told_faults
 from endofm.report.page import untrained_twin
-from endofm.tasks.features import embed_clips, load_clips
+from endofm.tasks.embedding.features import embed_clips, load_clips
 
 
 @dataclass(frozen=True)

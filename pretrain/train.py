@@ -6,10 +6,10 @@ from itertools import islice
 from pathlib import Path
 
 from endofm.config import as_tree
-from endofm.data.dataset import ClipViews, Corpus, load_corpus
-from endofm.data.loader import make_loader
-from endofm.tasks.knn import OnlineKnn
-from endofm.tasks.pretraining import PretrainingStep, build_task
+from endofm.data.pretraining.dataset import ClipViews, Corpus, load_corpus
+from endofm.data.pretraining.loader import make_loader
+from endofm.tasks.pretraining.endofm import PretrainingStep, build_task
+from endofm.tasks.pretraining.knn import OnlineKnn
 from endofm.training.checkpoint import Checkpoints
 from endofm.training.log import RunLog
 from endofm.training.monitor import Monitor

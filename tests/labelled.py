@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from endofm.data.labelled import LabelledConfig
-from endofm.data.manifest import Segment, write_manifest
-from endofm.tasks.starting import ModelOptions
-from endofm.tasks.task import TaskConfig
-from endofm.tasks.tuning import TuningConfig
-from endofm.training.tuning import TuneOptimConfig
+from endofm.data.labelled.samples import LabelledConfig
+from endofm.data.manifests.manifest import Segment, write_manifest
+from endofm.tasks.finetuning.contract import TaskConfig
+from endofm.tasks.finetuning.starting import ModelOptions
+from endofm.tasks.finetuning.trainable import TuningConfig
+from endofm.training.finetuning import TuneOptimConfig
 from finetune.config import FinetuneConfig, RunOptions
 from tests.make import write_frames
 

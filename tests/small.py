@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from endofm.data.dataset import DataConfig
-from endofm.data.manifest import Segment, write_manifest
-from endofm.data.views import ViewsConfig
+from endofm.data.manifests.manifest import Segment, write_manifest
+from endofm.data.pretraining.dataset import DataConfig
+from endofm.data.pretraining.views import ViewsConfig
 from endofm.models.build import ModelConfig
-from endofm.tasks.pretraining import ObjectiveConfig
+from endofm.tasks.pretraining.endofm import ObjectiveConfig
 from endofm.training.optim import OptimConfig
 from endofm.training.setup import RunConfig
 from pretrain.config import PretrainConfig

@@ -7,7 +7,7 @@ import torch
 
 from endofm import hub
 from endofm.cli import main
-from endofm.data.manifest import read_manifest
+from endofm.data.manifests.manifest import read_manifest
 from endofm.data.video import read_segment
 from endofm.models.timesformer import TimeSformer, TimeSformerConfig
 from tests.make import frame_indices, write_video

@@ -14,15 +14,15 @@ from endofm.bench.clock import Clock
 from endofm.bench.plan import BenchConfig, Recipe
 from endofm.bench.reference_views import plain_cut_views
 from endofm.data.corpus.encode import ClipWriter
-from endofm.data.dataset import Sample
-from endofm.data.loader import collate
-from endofm.data.manifest import Segment, read_manifest
-from endofm.data.synthetic import render_clip
+from endofm.data.manifests.manifest import Segment, read_manifest
+from endofm.data.pretraining.dataset import Sample
+from endofm.data.pretraining.loader import collate
+from endofm.data.pretraining.views import View, cut_views, draw_indices, view_rng
 from endofm.data.video import open_video
 from endofm.data.video.segment import scaled_size
 from endofm.data.video.timetable import forget
-from endofm.data.views import View, cut_views, draw_indices, view_rng
-from endofm.tasks.pretraining import network_views
+from endofm.synthetic import render_clip
+from endofm.tasks.pretraining.endofm import network_views
 
 PARTS = ("open", "decode", "views", "transport")
 CLIP_FRAMES, CLIP_SIZE = 150, (256, 320)
@@ -75,7 +75,7 @@ def time_data(config: BenchConfig, recipe: Recipe, folder: Path, device: torch.d
 def _ours(
     segment: Segment, recipe: Recipe, number: int, clock: Clock, device: torch.device
 ) -> list[View]:
-    """As `endofm.data.dataset.clip_views` does it, with the parts timed."""
+    """As `endofm.data.pretraining.dataset.clip_views` does it, with the parts timed."""
     rng = view_rng(0, number, segment.key)
     forget()  # of a large corpus every clip is new
     with clock.part("open"):

@@ -13,7 +13,7 @@ from endofm.bench.clock import Clock
 from endofm.bench.plan import BenchConfig, Recipe, Way
 from endofm.bench.steps import PARTS, OurStep, PlainStep
 from endofm.models.timesformer import TimeSformer
-from endofm.tasks.pretraining import PretrainingTask, build_task
+from endofm.tasks.pretraining.endofm import PretrainingTask, build_task
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch
 
 from endofm.bench.clock import TimeOf
 from endofm.config import parse_config
-from endofm.data.dataset import DataConfig
-from endofm.data.views import ViewsConfig
+from endofm.data.pretraining.dataset import DataConfig
+from endofm.data.pretraining.views import ViewsConfig
 from endofm.errors import ConfigError
 from endofm.models.build import ModelConfig
-from endofm.tasks.pretraining import ObjectiveConfig
+from endofm.tasks.pretraining.endofm import ObjectiveConfig
 from endofm.training.matmul import use_fast_products
 from endofm.training.optim import OptimConfig
 from endofm.training.setup import RunConfig

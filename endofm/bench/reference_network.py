@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from endofm.models.layers import Attention, DropPath, resize_positions, resize_times
 from endofm.models.timesformer import DividedBlock, TimeSformer
-from endofm.tasks.pretraining import Branch
+from endofm.tasks.pretraining.endofm import Branch
 
 
 def plain_logits(branch: Branch, views: list[Tensor]) -> Tensor:  # V of [B, C, T, H, W]

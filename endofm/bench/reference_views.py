@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from endofm.data.dataset import DataConfig
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
+from endofm.data.pretraining.dataset import DataConfig
+from endofm.data.pretraining.views import STATISTICS, ViewsConfig, draw_indices, view_rng
 from endofm.data.transforms import (
     JITTER_PROBABILITY,
     LUMA,
@@ -19,7 +20,6 @@ from endofm.data.transforms import (
     draw_crop,
 )
 from endofm.data.video import read_segment
-from endofm.data.views import STATISTICS, ViewsConfig, draw_indices, view_rng
 
 
 def plain_clip_views(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from endofm.bench.clock import Clock
 from endofm.bench.reference_network import plain_logits
-from endofm.tasks.pretraining import CENTER_MOMENTUM, STUDENT_TEMPERATURE, PretrainingTask
+from endofm.tasks.pretraining.endofm import CENTER_MOMENTUM, STUDENT_TEMPERATURE, PretrainingTask
 from endofm.training.optim import adamw, clip_gradients, parameter_groups
 
 PARTS = ("teacher", "student", "loss", "backward", "clipping", "optimizer", "average")

@@ -10,8 +10,8 @@ from tyro.conf import Positional
 from endofm import hub
 from endofm.cli.talk import say
 from endofm.hub.folder import refuse_taken
-from endofm.models.infer import LoadOptions
-from endofm.models.weights import Which
+from endofm.models.loading.sizes import LoadOptions
+from endofm.models.loading.weights import Which
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from tyro.conf import Positional
 
 from endofm import hub
 from endofm.cli.talk import say
-from endofm.models.doctor import Diagnosis
-from endofm.models.infer import LoadOptions
-from endofm.models.weights import Which, some
+from endofm.models.loading.doctor import Diagnosis
+from endofm.models.loading.sizes import LoadOptions
+from endofm.models.loading.weights import Which, some
 
 VERDICTS = {
     0: "loads, and looks trained",

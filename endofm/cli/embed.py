@@ -14,12 +14,12 @@ from tyro.conf import Positional
 from endofm import hub
 from endofm.cli.device import Device, place
 from endofm.cli.talk import progress, say
-from endofm.data.folder import find_sources
+from endofm.data.manifests.folder import find_sources
 from endofm.errors import ConfigError, RunError, VideoError
 from endofm.models.outputs import check_model
 from endofm.models.timesformer import TimeSformer
-from endofm.tasks.embedding import embed, fingerprint
-from endofm.tasks.embedding_files import check_suffix, read_settings
+from endofm.tasks.embedding.files import check_suffix, read_settings
+from endofm.tasks.embedding.videos import embed, fingerprint
 
 FAILURES = "failures.csv"
 

@@ -9,8 +9,8 @@ import tyro
 from tyro.conf import Positional
 
 from endofm.cli.talk import progress, say
-from endofm.data.folder import manifest_from_folder
-from endofm.data.manifest import Segment, write_manifest
+from endofm.data.manifests.folder import manifest_from_folder
+from endofm.data.manifests.manifest import Segment, write_manifest
 from endofm.errors import ManifestError
 
 

@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from endofm.cli.talk import progress, say
-from endofm.data.synthetic import CorpusSpec, write_corpus
+from endofm.synthetic import CorpusSpec, write_corpus
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from endofm.cli.talk import progress, say
-from endofm.data.synthetic.ct import CtSpec, write_volumes
+from endofm.synthetic.ct import CtSpec, write_volumes
 
 
 @dataclass(frozen=True)

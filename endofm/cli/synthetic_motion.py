@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from endofm.cli.talk import progress, say
-from endofm.data.synthetic.motion import MotionSpec, write_motions
+from endofm.synthetic.motion import MotionSpec, write_motions
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from endofm.files import flush
 from endofm.hub.card import write_card
 from endofm.models.adapters import has_adapters
 from endofm.models.input import InputSpec
+from endofm.models.loading.weights import load_backbone_weights, read_tensors
 from endofm.models.registry import build_rpa3d, build_stfm, build_timesformer, build_vipttnet
 from endofm.models.released_segmentation import (
     ReleasedInput,
@@ -34,7 +35,6 @@ from endofm.models.rpa3d import RPA3D
 from endofm.models.stfm import STFM
 from endofm.models.timesformer import TimeSformer
 from endofm.models.vipttnet import ViPTTNet
-from endofm.models.weights import load_backbone_weights, read_tensors
 
 FORMAT = 1
 REFERENCE_TOLERANCE = 1e-3
@@ -217,7 +217,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         if config.get("architecture") == "finetuned":
             raise WeightsError(
                 f"{folder} is a fine-tuned model (network and head), not a backbone; `python -m "
-                "finetune.evaluate` judges it, endofm.tasks.finetuned.load_finetuned loads it."
+                "finetune.evaluate` evaluates it, "
+                "endofm.tasks.finetuning.finetuned.load_finetuned loads it."
             )
         number, architecture = config["format"], config["architecture"]
         config["settings"], config["input"]

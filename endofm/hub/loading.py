@@ -8,10 +8,10 @@ from typing import Any
 from endofm.errors import ConfigError, WeightsError
 from endofm.hub.folder import load as load_folder
 from endofm.hub.huggingface import fetch
-from endofm.models.doctor import Diagnosis, examine_file, examine_model
-from endofm.models.infer import LoadOptions
-from endofm.models.published import Published, load_published, load_timm
-from endofm.models.weights import LoadReport, Which
+from endofm.models.loading.doctor import Diagnosis, examine_file, examine_model
+from endofm.models.loading.published import Published, load_published, load_timm
+from endofm.models.loading.sizes import LoadOptions
+from endofm.models.loading.weights import LoadReport, Which
 
 TIMM = "timm:"
 

@@ -7,11 +7,11 @@ from typing import Literal
 from torch import nn
 
 from endofm.errors import ConfigError, WeightsError
-from endofm.models.image_weights import image_of_file, load_image_weights
-from endofm.models.layouts import recognize
+from endofm.models.loading.image_weights import image_of_file, load_image_weights
+from endofm.models.loading.layouts import recognize
+from endofm.models.loading.weights import load_backbone_weights, read_checkpoint
 from endofm.models.registry import create_model, list_models
 from endofm.models.timesformer import TimeSformer
-from endofm.models.weights import load_backbone_weights, read_checkpoint
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from endofm.errors import ConfigError, WeightsError
-from endofm.models.weight_files import reason
+from endofm.models.loading.weight_files import reason
 
 if TYPE_CHECKING:
     from timm.models import FeatureListNet

@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from endofm.data.checks.fingerprint import Fingerprint
 from endofm.data.corpus.cards import Card, read_card
-from endofm.data.fingerprint import Fingerprint
 from endofm.data.leakage import leaks_file, read_leaks
-from endofm.data.manifest import Segment
-from endofm.data.quarantine import quarantine_file, read_quarantine
+from endofm.data.manifests.manifest import Segment
+from endofm.data.manifests.quarantine import quarantine_file, read_quarantine
 from endofm.data.video import read_segment
 from endofm.errors import CorpusError, VideoError
 from endofm.report.html import Bold, Heading, Picture, Section, Table, Text, write_page

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from endofm.data.leakage import Leak, Member
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
 from endofm.data.video import read_segment
 from endofm.report.html import Heading, Picture, Section, Table, Text, write_page
 from endofm.report.views import Image

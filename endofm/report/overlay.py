@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from endofm.data.clips import center_square
-from endofm.data.stream import Recorded, Source, open_clips
-from endofm.data.windows import Clip, Frame, Sliding
+from endofm.data.videos.clips import center_square
+from endofm.data.videos.stream import Recorded, Source, open_clips
+from endofm.data.videos.windows import Clip, Frame, Sliding
 from endofm.errors import ConfigError
 from endofm.models.outputs import check_model, compute
 from endofm.models.timesformer import TimeSformer

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from endofm.data.annotations import BOX_COLUMNS
+from endofm.data.labelled.annotations import BOX_COLUMNS
 from endofm.errors import ConfigError, RunError
 from endofm.metrics.detection import FrameBoxes
 

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from endofm.data.dataset import ClipViews, Corpus, DataConfig
+from endofm.data.pretraining.dataset import ClipViews, Corpus, DataConfig
+from endofm.data.pretraining.views import View, ViewsConfig
 from endofm.data.transforms import to_network_input
-from endofm.data.views import View, ViewsConfig
 from endofm.errors import RunError
 
 THUMB, GAP, MARGIN = 56, 2, 92

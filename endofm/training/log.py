@@ -22,8 +22,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 from torch import Tensor
 
-from endofm.data.dataset import Broken
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
+from endofm.data.pretraining.dataset import Broken
 from endofm.errors import RunError
 from endofm.files import write_text
 from endofm.processes import gather_objects, num_processes, sum_over_processes

@@ -28,7 +28,7 @@ def warmup_cosine(
 
 
 @dataclass(frozen=True)
-class Now:
+class ScheduleValues:
     """What holds at one step."""
 
     learning_rate: float
@@ -66,12 +66,12 @@ class Schedules:
     freeze_last_layer_epochs: int
     warmup_start: float = 0.0
 
-    def at(self, step: int) -> Now:
+    def at(self, step: int) -> ScheduleValues:
         """The state of all schedules at a step."""
         epoch = step // self.steps_per_epoch
         cold, warm = self.teacher_temperature
         rising = epoch < self.teacher_temperature_epochs
-        return Now(
+        return ScheduleValues(
             learning_rate=warmup_cosine(
                 step,
                 self.steps,

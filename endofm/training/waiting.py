@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
 
 SHARE = 0.2
 """Share of the time spent waiting for clips from which on reading limits the run."""

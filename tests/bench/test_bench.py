@@ -17,7 +17,7 @@ from endofm.bench.report import sentences, table, tell
 from endofm.bench.run import Result
 from endofm.bench.steps import PARTS
 from endofm.cli import main
-from endofm.data.manifest import Segment, write_manifest
+from endofm.data.manifests.manifest import Segment, write_manifest
 from endofm.errors import ConfigError
 from tests.make import write_video
 

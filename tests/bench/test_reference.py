@@ -9,15 +9,15 @@ from endofm.bench.clock import Clock
 from endofm.bench.reference_network import plain_features
 from endofm.bench.reference_views import plain_clip_views
 from endofm.bench.steps import OurStep, PlainStep, plain_loss
-from endofm.data.dataset import DataConfig, clip_views
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
+from endofm.data.pretraining.dataset import DataConfig, clip_views
+from endofm.data.pretraining.views import STATISTICS, ViewsConfig
 from endofm.data.transforms import to_network_input
-from endofm.data.views import STATISTICS, ViewsConfig
 from endofm.heads.projection import ProjectionHead
 from endofm.losses.dino import centered_targets, dino_loss
 from endofm.models.packing import in_packs
 from endofm.models.registry import create_model
-from endofm.tasks.pretraining import ObjectiveConfig, PretrainingTask
+from endofm.tasks.pretraining.endofm import ObjectiveConfig, PretrainingTask
 from tests.make import write_video
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from endofm.data.corpus.adapters.cvc_clinicdb import (
     TEST_SEQUENCES,
 )
 from endofm.data.corpus.cards import cards_folder, read_card
-from endofm.data.manifest import COLUMNS, Segment, write_manifest
+from endofm.data.manifests.manifest import COLUMNS, Segment, write_manifest
 from endofm.errors import CorpusError
 
 FOLDER = Path(__file__).parents[2] / "data_manifests"

@@ -15,7 +15,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 import endofm
 from endofm.config import to_yaml
 from endofm.models.build import ModelConfig
-from endofm.tasks.pretraining import ObjectiveConfig, build_task
+from endofm.tasks.pretraining.endofm import ObjectiveConfig, build_task
 from endofm.training.sharding import sharding_plugin
 from tests.processes import PATIENCE, ROOT, free_port
 from tests.small import VIEWS, small_recipe, write_corpus

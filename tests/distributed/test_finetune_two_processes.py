@@ -9,7 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from endofm.training.tuning import Selection
+from endofm.training.finetuning import Selection
 from finetune.train import finetune
 from tests.labelled import small_finetune, write_labelled
 from tests.processes import rows, run_to_the_end

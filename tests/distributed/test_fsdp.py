@@ -17,7 +17,7 @@ from tests.small import small_recipe, write_corpus
 PROGRAM = """
 import json, os
 from torch.distributed.tensor import DTensor
-from endofm.tasks.pretraining import PretrainingStep
+from endofm.tasks.pretraining.endofm import PretrainingStep
 from pretrain.__main__ import main
 
 real = PretrainingStep.__call__

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from endofm.config import as_tree, recipe_flags, to_yaml
-from endofm.data.labelled import CLASSIFICATION
-from endofm.data.manifest import Segment, read_manifest, write_manifest
+from endofm.data.labelled.samples import CLASSIFICATION
+from endofm.data.manifests.manifest import Segment, read_manifest, write_manifest
 from endofm.errors import ConfigError
 from finetune.__main__ import read_command
 from finetune.config import Command, FinetuneConfig

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from endofm.data.dataset import SampleOrder
-from endofm.data.manifest import read_manifest, write_manifest
+from endofm.data.manifests.manifest import read_manifest, write_manifest
+from endofm.data.pretraining.dataset import SampleOrder
 from endofm.errors import ManifestError, RunError
 from finetune.plan import gather_material, make_plan, remarks
 from tests.labelled import small_finetune, write_labelled

@@ -12,10 +12,10 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from endofm.config import to_yaml
-from endofm.data.batches import Batches
-from endofm.data.manifest import read_manifest, write_manifest
+from endofm.data.loading.batches import Batches
+from endofm.data.manifests.manifest import read_manifest, write_manifest
 from endofm.errors import ManifestError, RunError
-from endofm.tasks.finetuned import load_finetuned
+from endofm.tasks.finetuning.finetuned import load_finetuned
 from endofm.training.checkpoint import Checkpoints
 from finetune import train
 from finetune.__main__ import main

@@ -8,16 +8,16 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from endofm.data.manifest import read_manifest, write_manifest
+from endofm.data.manifests.manifest import read_manifest, write_manifest
 from endofm.errors import ConfigError, ManifestError, RunError
 from endofm.metrics.bootstrap import Bootstrap
 from endofm.models.rpa3d import RPA3D
-from endofm.tasks.finetuned import load_finetuned
-from endofm.tasks.starting import find_start, start_task
-from endofm.tasks.tuning import TuningConfig, parameter_groups
+from endofm.tasks.finetuning.finetuned import load_finetuned
+from endofm.tasks.finetuning.starting import find_start, start_task
+from endofm.tasks.finetuning.trainable import TuningConfig, parameter_groups
 from finetune.compare import compare, figures_table
 from finetune.evaluate import Evaluate, evaluate
-from finetune.plan import explain, gather_material, make_plan, make_showing
+from finetune.plan import explain, gather_material, make_clip_spec, make_plan
 from finetune.train import finetune
 from tests.labelled import PLAIN, small_finetune, write_labelled
 
@@ -55,8 +55,8 @@ def task_of(config):
     """What a run would train, with its data already looked at."""
     material = gather_material(config)
     start = find_start(config.weights, config.model, config.data.frames, config.data.pixels)
-    showing = make_showing(config, material, start)
-    return start_task(start, showing, config.task, config.model, config.tuning)[0]
+    clip_spec = make_clip_spec(config, material, start)
+    return start_task(start, clip_spec, config.task, config.model, config.tuning)[0]
 
 
 # The network

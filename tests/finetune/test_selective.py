@@ -10,12 +10,12 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from endofm.config import to_yaml
-from endofm.data import selective
+from endofm.data.labelled import selective
 from endofm.errors import ConfigError
 from endofm.models.frame_cnn import frame_cnn
-from endofm.tasks import selecting
-from endofm.tasks.finetuned import load_finetuned
-from endofm.tasks.starting import ModelOptions, find_start
+from endofm.tasks.finetuning import selecting
+from endofm.tasks.finetuning.finetuned import load_finetuned
+from endofm.tasks.finetuning.starting import ModelOptions, find_start
 from endofm.training.checkpoint import Checkpoints
 from finetune.__main__ import main
 from finetune.evaluate import Evaluate, evaluate

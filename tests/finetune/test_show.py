@@ -10,14 +10,14 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from endofm.data.annotations import read_masks
-from endofm.data.labelled import LabelledConfig, Showing
-from endofm.data.manifest import Segment, read_manifest, write_manifest
+from endofm.data.labelled.annotations import read_masks
+from endofm.data.labelled.samples import ClipSpec, LabelledConfig
+from endofm.data.manifests.manifest import Segment, read_manifest, write_manifest
 from endofm.errors import ManifestError, RunError
 from endofm.models.registry import create_model
-from endofm.tasks.finetuned import Adapters, build_task, load_finetuned, save_finetuned
-from endofm.tasks.segmentation_task import Segmentation
-from endofm.tasks.task import TaskConfig
+from endofm.tasks.finetuning.contract import TaskConfig
+from endofm.tasks.finetuning.finetuned import Adapters, build_task, load_finetuned, save_finetuned
+from endofm.tasks.segmentation.task import Segmentation
 from finetune.compare import compare
 from finetune.evaluate import Evaluate, evaluate
 from finetune.show import Show, main, show
@@ -40,9 +40,9 @@ def judged(folder, manifest, kind):
     """An untrained model's result, as `finetune.evaluate` leaves it."""
     torch.manual_seed(0)
     settings = dict(depth=1, patch_pixels=8, image_pixels=32, num_frames=2, width=24, num_heads=2)
-    showing = Showing(kind, CLASSES[kind], LabelledConfig(label="polyp"), 2, 32)
+    clip_spec = ClipSpec(kind, CLASSES[kind], LabelledConfig(label="polyp"), 2, 32)
     options = TaskConfig(kind=kind)
-    task = build_task(create_model("timesformer_tiny", **settings), showing, options)
+    task = build_task(create_model("timesformer_tiny", **settings), clip_spec, options)
     save_finetuned(folder / "model", task, options, Adapters(), {})
     evaluate(Evaluate(folder / "model", manifest, out=folder, workers=0))
     return folder

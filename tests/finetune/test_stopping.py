@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from endofm.data.manifest import read_manifest, write_manifest
-from endofm.tasks.classification import Classification, ClassificationTask
-from endofm.tasks.tune_step import TuneStep
+from endofm.data.manifests.manifest import read_manifest, write_manifest
+from endofm.tasks.classification.task import Classification, ClassificationTask
+from endofm.tasks.finetuning.step import TuneStep
 from finetune.train import finetune
 from tests.labelled import PLAIN, small_finetune, write_labelled
 from tests.processes import (
@@ -36,7 +36,7 @@ SLOW = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from endofm.tasks.classification import Classification
+from endofm.tasks.classification.task import Classification
 from finetune.__main__ import main
 
 real = Classification.predict

@@ -9,10 +9,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from endofm.data.manifest import Segment, write_manifest
+from endofm.data.manifests.manifest import Segment, write_manifest
 from endofm.errors import ConfigError, RunError
 from endofm.models.vipttnet import ViPTTNet
-from endofm.tasks.finetuned import load_finetuned
+from endofm.tasks.finetuning.finetuned import load_finetuned
 from finetune.evaluate import Evaluate, evaluate
 from finetune.plan import explain, gather_material
 from finetune.train import finetune

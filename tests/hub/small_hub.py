@@ -103,15 +103,15 @@ def _handler(small):
             pass
 
         def do_HEAD(self):
-            self.answer(None)
+            self.prediction(None)
 
         def do_GET(self):
-            self.answer(None)
+            self.prediction(None)
 
         def do_POST(self):
-            self.answer(self.rfile.read(int(self.headers["Content-Length"] or 0)))
+            self.prediction(self.rfile.read(int(self.headers["Content-Length"] or 0)))
 
-        def answer(self, body):
+        def prediction(self, body):
             path = unquote(self.path.split("?")[0])
             small.asked.append((self.command, path))
             self.known = self.headers.get("Authorization") == f"Bearer {TOKEN}"

@@ -15,11 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from endofm.data.fingerprint import THUMBS_PER_SECOND
-from endofm.data.fingerprint_store import Store
+from endofm.data.checks.fingerprint import THUMBS_PER_SECOND
+from endofm.data.checks.fingerprint_store import Store
 from endofm.data.leakage.index import Clips
 from endofm.data.leakage.search import search
-from endofm.data.manifest import Segment, read_manifest
+from endofm.data.manifests.manifest import Segment, read_manifest
 from endofm.data.video import open_video
 from tests.leaks.planting import KINDS, plant
 from tests.shared import shared_folder

@@ -8,7 +8,7 @@ import av
 import cv2
 import numpy as np
 
-from endofm.data.synthetic.corpus import X264
+from endofm.synthetic.corpus import X264
 
 Frames = np.ndarray  # uint8 [T, H, W, 3]
 Change = Callable[[Frames, np.random.Generator], Frames]

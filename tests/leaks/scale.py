@@ -13,7 +13,7 @@ import time
 import cv2
 import numpy as np
 
-from endofm.data.fingerprint import SIDE
+from endofm.data.checks.fingerprint import SIDE
 from endofm.data.leakage.index import Clips
 from endofm.data.leakage.search import search
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from endofm.data.manifest import Segment, write_manifest
-from endofm.data.synthetic import render_clip
+from endofm.data.manifests.manifest import Segment, write_manifest
+from endofm.synthetic import render_clip
 from tests.leaks.planting import write_h264
 
 ROOT = Path(__file__).parents[2]

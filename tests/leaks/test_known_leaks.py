@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from endofm.cli import main
-from endofm.data.dataset import load_corpus
 from endofm.data.leakage import Leak, known_leaks, leaks_file, read_leaks, refuse_leaks, write_leaks
-from endofm.data.manifest import Segment, write_manifest
-from endofm.data.quarantine import read_quarantine
-from endofm.data.synthetic import render_clip
+from endofm.data.manifests.manifest import Segment, write_manifest
+from endofm.data.manifests.quarantine import read_quarantine
+from endofm.data.pretraining.dataset import load_corpus
 from endofm.errors import ManifestError, RunError
+from endofm.synthetic import render_clip
 from pretrain.plan import check_files
 from tests.leaks.planting import mirror, write_h264
 from tests.make import write_frames

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from endofm.data.fingerprint import SIDE
+from endofm.data.checks.fingerprint import SIDE
 from endofm.data.leakage import index
 from endofm.data.leakage.index import Clips
 from endofm.data.leakage.match import Hit, best_alignment, compare, fit

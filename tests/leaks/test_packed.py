@@ -7,9 +7,9 @@ import pytest
 from endofm.cli import main
 from endofm.data.corpus.pack import pack
 from endofm.data.leakage import read_leaks
-from endofm.data.manifest import Segment, read_manifest, write_manifest
-from endofm.data.quarantine import quarantine_file, read_quarantine
-from endofm.data.synthetic import render_clip
+from endofm.data.manifests.manifest import Segment, read_manifest, write_manifest
+from endofm.data.manifests.quarantine import quarantine_file, read_quarantine
+from endofm.synthetic import render_clip
 from tests.leaks.planting import mirror, write_h264
 
 

@@ -20,7 +20,7 @@ from endofm.models.rpa3d import (
     RPABlock,
     halve,
 )
-from endofm.tasks.embedding import fingerprint
+from endofm.tasks.embedding.videos import fingerprint
 
 NAMES = ["rpa3d", "rpa3d_full3d", "rpa3d_no_attention"]
 every_kind = pytest.mark.parametrize("name", NAMES)

@@ -9,14 +9,14 @@ from torch.nn import functional as F
 import endofm
 from endofm import hub
 from endofm.cli import main
-from endofm.data.labelled import LabelledConfig, Showing
+from endofm.data.labelled.samples import ClipSpec, LabelledConfig
 from endofm.errors import ConfigError, WeightsError
 from endofm.hub.export import export
 from endofm.models.frame_cnn import frame_cnn
 from endofm.models.registry import create_model, list_models
 from endofm.models.stfm import STFM, HalvingBlock, load_stem
-from endofm.tasks.finetuned import build_task
-from endofm.tasks.task import TaskConfig
+from endofm.tasks.finetuning.contract import TaskConfig
+from endofm.tasks.finetuning.finetuned import build_task
 
 STEMS = ["test_resnet", "test_convnext", "test_efficientnet"]
 every_stem = pytest.mark.parametrize("stem", STEMS)
@@ -231,9 +231,9 @@ def test_frames_too_small_and_what_is_no_clip_are_told():
 
 @pytest.mark.parametrize("kind", ["segmentation", "detection"])
 def test_a_network_without_places_finds_none(kind):
-    showing = Showing(kind, ("background", "polyp"), LabelledConfig(), 2, 64)
+    clip_spec = ClipSpec(kind, ("background", "polyp"), LabelledConfig(), 2, 64)
     with pytest.raises(ConfigError, match=f"STFM can't be trained for {kind}"):
-        build_task(small(), showing, TaskConfig(kind=kind))
+        build_task(small(), clip_spec, TaskConfig(kind=kind))
 
 
 # In the library

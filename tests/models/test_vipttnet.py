@@ -12,7 +12,12 @@ from endofm.errors import ConfigError
 from endofm.hub.export import export
 from endofm.models.registry import create_model, list_models
 from endofm.models.vipttnet import ViPTTNet, load_cnn
-from endofm.tasks.tuning import TuningConfig, prepare_encoder, set_training_options, train_mode
+from endofm.tasks.finetuning.trainable import (
+    TuningConfig,
+    prepare_encoder,
+    set_training_options,
+    train_mode,
+)
 from endofm.training.estimate import frames_step_bytes
 
 

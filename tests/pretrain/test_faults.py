@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from accelerate.state import AcceleratorState
 
-from endofm.data.dataset import load_corpus
+from endofm.data.pretraining.dataset import load_corpus
 from endofm.errors import ConfigError, RunError
 from endofm.training.optim import OptimConfig
 from pretrain.plan import make_plan

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import endofm
 from endofm.config import to_yaml
-from endofm.data.dataset import ClipViews, load_corpus
+from endofm.data.pretraining.dataset import ClipViews, load_corpus
 from endofm.errors import RunError
 from endofm.report.views import clip_block, stack, views_sheet, write_png
 from endofm.training.checkpoint import Checkpoints
@@ -220,7 +220,7 @@ def test_a_run_gives_signals_back(manifest, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_batch(
     manifest, tmp_path, monkeypatch
 ):
-    from endofm.tasks import pretraining
+    from endofm.tasks.pretraining import endofm as pretraining
 
     real, calls = pretraining.dino_loss, []
 

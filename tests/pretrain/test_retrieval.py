@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from endofm import create_model, hub
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
 from endofm.errors import ManifestError
 from endofm.models.input import InputSpec
 from pretrain.retrieval import Retrieval, cut, main, retrieval_scores

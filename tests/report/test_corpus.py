@@ -4,8 +4,8 @@ import pytest
 
 from endofm.cli import main
 from endofm.data.leakage import Leak, write_leaks
-from endofm.data.manifest import Segment, write_manifest
-from endofm.data.quarantine import Quarantined, quarantine_file, write_quarantine
+from endofm.data.manifests.manifest import Segment, write_manifest
+from endofm.data.manifests.quarantine import Quarantined, quarantine_file, write_quarantine
 from endofm.errors import CorpusError
 from endofm.report.corpus import card_of
 from tests.make import numbered_frame, write_frames, write_video

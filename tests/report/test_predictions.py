@@ -6,8 +6,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from endofm.data.annotations import read_boxes, read_masks
-from endofm.data.manifest import Segment
+from endofm.data.labelled.annotations import read_boxes, read_masks
+from endofm.data.manifests.manifest import Segment
 from endofm.errors import ConfigError, RunError
 from endofm.metrics.bootstrap import Bootstrap
 from endofm.metrics.detection import FrameBoxes, score_detection

@@ -13,10 +13,10 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from endofm.data import dataset as module
+from endofm.data.pretraining import dataset as module
 from endofm.errors import RunError
 from endofm.report.curves import read_metrics
-from endofm.tasks import pretraining
+from endofm.tasks.pretraining import endofm as pretraining
 from endofm.training.checkpoint import Checkpoints
 from endofm.training.log import Pending, RunLog
 from pretrain.train import train

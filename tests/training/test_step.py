@@ -5,16 +5,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from endofm.data.loader import Batch
+from endofm.data.pretraining.loader import Batch
 from endofm.errors import RunError
 from endofm.models.build import ModelConfig
-from endofm.tasks import pretraining
-from endofm.tasks.pretraining import ObjectiveConfig, PretrainingStep, build_task
+from endofm.tasks.pretraining import endofm as pretraining
+from endofm.tasks.pretraining.endofm import ObjectiveConfig, PretrainingStep, build_task
 from endofm.training.optim import OptimConfig, adamw
-from endofm.training.schedules import Now
+from endofm.training.schedules import ScheduleValues
 from tests.small import VIEWS
 
-NOW = Now(1e-3, 0.04, teacher_momentum=0.9, teacher_temperature=0.04, trains_last_layer=True)
+NOW = ScheduleValues(
+    1e-3, 0.04, teacher_momentum=0.9, teacher_temperature=0.04, trains_last_layer=True
+)
 
 
 def make_step(precision="no", scale=None):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from endofm.data import dataset as module
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
+from endofm.data.pretraining import dataset as module
 from endofm.report.curves import read_metrics
 from endofm.training.waiting import own_cores, ways_out
 from pretrain.train import train

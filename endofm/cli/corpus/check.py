@@ -10,8 +10,13 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from endofm.cli.corpus.scan import Scan
 from endofm.cli.talk import say
-from endofm.data.quality import FAULTS, MIN_FRAMES, find_faults
-from endofm.data.quarantine import LEAK, quarantine_file, read_quarantine, write_quarantine
+from endofm.data.checks.quality import FAULTS, MIN_FRAMES, find_faults
+from endofm.data.manifests.quarantine import (
+    LEAK,
+    quarantine_file,
+    read_quarantine,
+    write_quarantine,
+)
 from endofm.errors import ConfigError
 
 

@@ -14,7 +14,7 @@ from endofm.data.leakage import Leak, Member, find_leaks, known_leaks, leaks_fil
 from endofm.data.leakage.find import Leaks as Found
 from endofm.data.leakage.find import crosses_splits, turned
 from endofm.data.leakage.index import MAX_SHARING
-from endofm.data.quarantine import (
+from endofm.data.manifests.quarantine import (
     LEAK,
     Quarantined,
     quarantine_file,

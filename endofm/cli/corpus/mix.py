@@ -9,7 +9,7 @@ import tyro
 from tyro.conf import Positional
 
 from endofm.cli.talk import say
-from endofm.data.mix import find_sources, read_mix, write_recipe
+from endofm.data.manifests.mix import find_sources, read_mix, write_recipe
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from endofm.cli.corpus.scan import Scan
 from endofm.cli.talk import say
-from endofm.data.fingerprint import SIDE
+from endofm.data.checks.fingerprint import SIDE
 from endofm.errors import ConfigError
 from endofm.report.corpus import Source, card_of, corpus_page
 

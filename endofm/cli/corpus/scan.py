@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from endofm.cli.talk import progress
-from endofm.data.fingerprint_store import Store, fingerprint_all
+from endofm.data.checks.fingerprint_store import Store, fingerprint_all
 from endofm.data.leakage import Member
-from endofm.data.manifest import Segment, read_manifest
+from endofm.data.manifests.manifest import Segment, read_manifest
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from endofm.cli.talk import say
 from endofm.data.corpus.speed import reading_speed
-from endofm.data.manifest import read_manifest
+from endofm.data.manifests.manifest import read_manifest
 from endofm.data.video import Decoder
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from endofm.data.closing import Closing
+from endofm.data.loading.closing import Closing
 from endofm.data.video.pyav import PyAVReader
 from endofm.errors import CorpusError, VideoError
 

@@ -12,7 +12,7 @@ from typing import Any
 from endofm.data.corpus.adapters import find_adapter
 from endofm.data.corpus.records import Record, read_records
 from endofm.data.corpus.source import Source
-from endofm.data.manifest import Segment, write_manifest
+from endofm.data.manifests.manifest import Segment, write_manifest
 from endofm.errors import CorpusError
 
 Plan = dict[str, dict[str, Any]]

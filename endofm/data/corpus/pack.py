@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from endofm.data.manifest import Segment, read_manifest, write_manifest
+from endofm.data.manifests.manifest import Segment, read_manifest, write_manifest
 from endofm.data.video.shards import ADDRESS, INDEX
 from endofm.errors import CorpusError
 from endofm.files import write_text

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from endofm.data.closing import Closing
+from endofm.data.loading.closing import Closing
 from endofm.errors import CorpusError
 
 Record = dict[str, Any]

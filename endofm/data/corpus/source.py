@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Self
 
 from endofm.data.corpus.tree import Member, Tree
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
 
 
 @dataclass(frozen=True)

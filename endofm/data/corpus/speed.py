@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from endofm.data.manifest import Segment
-from endofm.data.sampling import center_indices
+from endofm.data.manifests.manifest import Segment
+from endofm.data.pretraining.sampling import center_indices
 from endofm.data.video import Decoder, read_segment
 
 

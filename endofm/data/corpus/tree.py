@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from endofm.data.folder import is_utf8
+from endofm.data.manifests.folder import is_utf8
 from endofm.data.video.frames import IMAGE_SUFFIXES, natural_key
 from endofm.data.video.reader import VIDEO_SUFFIXES
 from endofm.errors import CorpusError, VideoError

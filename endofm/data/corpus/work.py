@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from endofm.data.checks.fov import Field, find_field
 from endofm.data.corpus.encode import (
     ClipWriter,
     Codec,
@@ -23,7 +24,6 @@ from endofm.data.corpus.encode import (
 from endofm.data.corpus.source import Box, Source, clip_bounds
 from endofm.data.corpus.tree import Member
 from endofm.data.corpus.view import steadied, what_is_shown
-from endofm.data.fov import Field, find_field
 from endofm.data.video import VideoReader, open_video
 from endofm.data.video.frames import FrameFiles, is_cut_off
 from endofm.data.video.pyav import PyAVReader

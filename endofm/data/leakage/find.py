@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from endofm.data.fingerprint import THUMBS_PER_SECOND
-from endofm.data.fingerprint_store import Store
+from endofm.data.checks.fingerprint import THUMBS_PER_SECOND
+from endofm.data.checks.fingerprint_store import Store
 from endofm.data.leakage.index import Clips
 from endofm.data.leakage.known import Leak
 from endofm.data.leakage.match import Match
 from endofm.data.leakage.pictures import WHOLE
 from endofm.data.leakage.search import Progress, search
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
 
 _ANCHORS_OF_FRAMES = 2
 """Every how many frames of a folder, whose rate nobody knows, one is put into the tables."""

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from endofm.data.fingerprint import SIDE
+from endofm.data.checks.fingerprint import SIDE
 from endofm.data.leakage.pictures import WHOLE, Crop, Floats, crop_map
 
 BITS = 64

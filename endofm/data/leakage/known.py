@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from endofm.data.manifest import Segment
-from endofm.data.quarantine import read_table, write_table
+from endofm.data.manifests.manifest import Segment
+from endofm.data.manifests.quarantine import read_table, write_table
 from endofm.errors import ManifestError, RunError
 
 _YES, _NO = ("yes", "true", "1"), ("", "no", "false", "0")

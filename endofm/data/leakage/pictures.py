@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from endofm.data.fingerprint import SIDE
+from endofm.data.checks.fingerprint import SIDE
 
 Floats = npt.NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from endofm.data.closing import Closing
+from endofm.data.loading.closing import Closing
 from endofm.errors import VideoError
 
 

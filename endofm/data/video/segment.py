@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
 from endofm.data.video.reader import Decoder, open_video
 from endofm.errors import VideoError
 

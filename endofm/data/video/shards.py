@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import fsspec  # type: ignore[import-untyped]
 import numpy as np
 
-from endofm.data.closing import Closing
+from endofm.data.loading.closing import Closing
 from endofm.errors import VideoError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 import pytest
 
 from endofm.cli import main
-from endofm.data.manifest import read_manifest
+from endofm.data.manifests.manifest import read_manifest
 from tests.make import write_video
 
 

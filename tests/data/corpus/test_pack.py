@@ -10,9 +10,9 @@ from endofm.cli import main
 from endofm.data.corpus.pack import pack
 from endofm.data.corpus.prepare import Job, prepare
 from endofm.data.corpus.work import ClipOptions
-from endofm.data.dataset import ClipViews, DataConfig, find_missing, load_corpus
-from endofm.data.loader import BatchPlan, make_loader
-from endofm.data.manifest import read_manifest
+from endofm.data.manifests.manifest import read_manifest
+from endofm.data.pretraining.dataset import ClipViews, DataConfig, find_missing, load_corpus
+from endofm.data.pretraining.loader import BatchPlan, make_loader
 from endofm.data.video import open_video
 from endofm.errors import CorpusError, VideoError
 from tests.make import frame_indices, write_video

@@ -17,7 +17,7 @@ from av.video.frame import PictureType
 from endofm.data.corpus.merge import merge
 from endofm.data.corpus.prepare import Shard, prepare
 from endofm.data.corpus.records import Records
-from endofm.data.manifest import read_manifest
+from endofm.data.manifests.manifest import read_manifest
 from endofm.data.video import open_video
 from endofm.data.video.pyav import PyAVReader
 from endofm.errors import CorpusError

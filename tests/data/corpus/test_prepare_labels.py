@@ -4,12 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from endofm.data.annotations import check_annotations, read_boxes, read_masks
 from endofm.data.corpus.prepare import Job, Shard, prepare
 from endofm.data.corpus.source import Box, Source
 from endofm.data.corpus.tree import Member
 from endofm.data.corpus.work import ClipOptions, prepare_source
-from endofm.data.manifest import read_manifest
+from endofm.data.labelled.annotations import check_annotations, read_boxes, read_masks
+from endofm.data.manifests.manifest import read_manifest
 from endofm.data.video import open_video
 from endofm.errors import ConfigError, CorpusError
 from tests.data.corpus.originals import mask, own, picture, voc, write_tree

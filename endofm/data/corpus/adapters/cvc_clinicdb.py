@@ -9,7 +9,7 @@ from endofm.data.corpus.adapters.common import masks_of, members, stem
 from endofm.data.corpus.labels import numbers, read_table
 from endofm.data.corpus.source import Adapter, Box, Source
 from endofm.data.corpus.tree import Tree
-from endofm.data.manifest import Segment
+from endofm.data.manifests.manifest import Segment
 from endofm.errors import CorpusError
 
 # First frame of each sequence, and the one after the last.

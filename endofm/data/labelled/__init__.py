@@ -1,0 +1,1 @@
+"""Labelled clips: rows, annotations, geometry and samples."""

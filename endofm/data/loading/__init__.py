@@ -1,0 +1,1 @@
+"""The order of a run, and batches from processes that read clips."""

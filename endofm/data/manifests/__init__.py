@@ -1,0 +1,1 @@
+"""Manifests: tables of clips, their splits, labels and quarantine."""

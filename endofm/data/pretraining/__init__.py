@@ -1,0 +1,1 @@
+"""From a clip to augmented views, and batches of them."""

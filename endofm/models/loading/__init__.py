@@ -1,0 +1,1 @@
+"""From weight files to models: files, layouts, sizes, and the checkpoint doctor."""

@@ -1,0 +1,1 @@
+"""What the fine-tuning program needs of every task."""
