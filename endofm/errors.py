@@ -27,5 +27,9 @@ class RunError(EndofmError):
     """A run that can't start or go on."""
 
 
+class OutputError(RunError):
+    """A file or folder that can't be written."""
+
+
 class CorpusError(EndofmError):
     """A source dataset or a prepared corpus that can't be used as it is."""

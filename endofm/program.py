@@ -1,12 +1,12 @@
 """What the programs share: a command line with a recipe in it, and faults as one sentence."""
 
 import errno
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -30,10 +30,17 @@ def read_command(kind: type[Command], prog: str, arguments: Sequence[str]) -> Co
 
 @contextmanager
 def told_faults() -> Iterator[None]:
-    """A fault of the input, too little memory, or a full disk is one sentence and exit status 1."""
+    """The only place that tells faults: one sentence, and exit status 1.
+
+    Of the input, of the system (a full disk, a file without permission), or too little memory.
+    Faults of ours keep their traceback.
+    """
     try:
         yield
-    except (EndofmError, torch.OutOfMemoryError, OSError) as error:
+    except BrokenPipeError:  # `| head` has what it wanted
+        sys.stderr.close()
+        raise SystemExit(1) from None
+    except (EndofmError, OSError, RuntimeError) as error:
         sentence = _sentence(error)
         if not sentence:
             raise
@@ -43,16 +50,22 @@ def told_faults() -> Iterator[None]:
         raise SystemExit(1) from error
 
 
-def _sentence(error: EndofmError | torch.OutOfMemoryError | OSError) -> str:
-    """What a user is told; nothing for an error of the system that is none of theirs."""
-    if isinstance(error, torch.OutOfMemoryError):
+def _sentence(error: EndofmError | OSError | RuntimeError) -> str:
+    """What a user is told; nothing for a fault of ours."""
+    if isinstance(error, EndofmError):
+        return str(error)
+    if isinstance(error, OSError):
+        about = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        way_out = "make room, and give the same command again" if full else _SYSTEM
+        return f"{about}{error.strerror or error}; {way_out}."
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return (
             "The device ran out of memory; lower optim.batch_size and raise optim.accumulate by as "
             "much, or set model.gradient_checkpointing."
         )
-    if isinstance(error, EndofmError):
-        return str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = "" if error.filename is None else f" ({error.filename})"
-        return f"The disk is full{where}; make room, and the same command goes on."
     return ""
+
+
+_SYSTEM = "the system says so: mend it there, or choose another place, and give the command again"

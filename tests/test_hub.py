@@ -6,9 +6,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import endofm
-from endofm import hub
+from endofm import files, hub
 from endofm.cli import main
-from endofm.errors import ConfigError, WeightsError
+from endofm.errors import ConfigError, OutputError, WeightsError
 from endofm.models.input import InputSpec
 from endofm.models.released_segmentation import (
     ReleasedSegmentation,
@@ -108,7 +108,7 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_half_written(folder
 
 def test_a_folder_is_on_the_disk_before_it_has_its_name(folder, monkeypatch):
     model, flushed = endofm.load(folder), []
-    monkeypatch.setattr(hub.folder, "flush", lambda path: flushed.append(path.name))
+    monkeypatch.setattr(files, "flush", lambda path: flushed.append(path.name))
     hub.save(folder, model, SPEC, {})
     names = {path.name for path in folder.iterdir()}
     assert set(flushed[:4]) == names and flushed[4:] == ["model.part", folder.parent.name]
@@ -123,7 +123,7 @@ def test_a_full_disk_while_saving_keeps_the_folder_that_is_there(folder, monkeyp
         raise SafetensorError("Error while serializing: No space left on device (os error 28)")
 
     monkeypatch.setattr(hub.folder, "save_file", full)
-    with pytest.raises(WeightsError, match=r"model can't be written .*No space left.*make room"):
+    with pytest.raises(OutputError, match=r"model can't be written .*No space left.*make room"):
         hub.save(folder, model, SPEC, {"steps": 9})
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     assert (folder / "README.md").read_text() == before and endofm.load(folder)

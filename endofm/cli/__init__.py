@@ -20,8 +20,7 @@ from endofm.cli.report import Report
 from endofm.cli.synthetic import Synthetic
 from endofm.cli.synthetic_ct import SyntheticCt
 from endofm.cli.synthetic_motion import SyntheticMotion
-from endofm.cli.talk import complain
-from endofm.errors import EndofmError
+from endofm.program import told_faults
 
 Command = (
     Annotated[Manifest, subcommand("manifest")]
@@ -46,10 +45,7 @@ DESCRIPTION = "Corpora, models and reports of endofm; `python -m pretrain` train
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a fault of the input or the disk is one sentence and exit status 1."""
     words = sys.argv[1:] if arguments is None else arguments
-    try:
+    with told_faults():
         # Options check their values as they are made.
         command: Command = tyro.cli(Command, args=words, prog="endofm", description=DESCRIPTION)
         command.run()
-    except (EndofmError, OSError) as error:
-        complain(error)
-        raise SystemExit(1) from error

@@ -1,6 +1,5 @@
 """`endofm embed`: many videos as files of features."""
 
-import csv
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from endofm.cli.device import Device, place
 from endofm.cli.talk import progress, say
 from endofm.data.manifests.folder import find_sources
 from endofm.errors import ConfigError, RunError, VideoError
+from endofm.files import write_csv
 from endofm.models.outputs import check_model
 from endofm.models.timesformer import TimeSformer
 from endofm.tasks.embedding.files import check_suffix, read_settings
@@ -178,8 +178,4 @@ def _part(
 def _list_failures(path: Path, failures: Sequence[tuple[Path, VideoError]]) -> None:
     path.unlink(missing_ok=True)
     if failures:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        with part.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("source", "reason"), *failures])
-        part.replace(path)
+        write_csv(path, ("source", "reason"), failures)

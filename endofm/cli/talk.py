@@ -7,19 +7,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from endofm.errors import EndofmError
-
 
 def say(sentence: str) -> None:
     """A line as it is: names of files are not markup."""
     Console(soft_wrap=True, highlight=False).print(Text(sentence))
-
-
-def complain(error: EndofmError | OSError) -> None:
-    """A fault on the error stream, as one sentence."""
-    Console(stderr=True, soft_wrap=True).print(
-        Text.assemble(("error:", "red"), f" {_sentence(error)}")
-    )
 
 
 @contextmanager
@@ -30,10 +21,3 @@ def progress(unit: str) -> Iterator[Callable[[float, float], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(unit, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _sentence(error: EndofmError | OSError) -> str:
-    if isinstance(error, EndofmError):
-        return str(error)
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or error}; free space there or choose another place."

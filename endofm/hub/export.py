@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from endofm.errors import ConfigError, WeightsError
+from endofm.files import new_file
 from endofm.models.registry import Backbone
 
 TOLERANCE = 1e-4
@@ -63,10 +64,8 @@ def export(
     shape = (num_frames or spec.num_frames, pixels or spec.pixels, pixels or spec.pixels)
     graph = _PixelsToTokens(copy.deepcopy(model).float().cpu()).eval().requires_grad_(False)
     _refuse_model(graph.model, shape, file)
-    part = file.with_name(file.name + ".part")
-    file.parent.mkdir(parents=True, exist_ok=True)
     write = _write_onnx if file.suffix == ".onnx" else _write_pt2
-    try:
+    with new_file(file) as part:
         with torch.no_grad():
             write(graph, _noise(2, shape), part, _facts(graph.model, shape))
             run = _onnx_runner(part) if file.suffix == ".onnx" else _pt2_runner(part)
@@ -76,9 +75,6 @@ def export(
                 f"{file} was not written: its outputs would differ from the model's by "
                 f"{difference:.1e} (relative; at most {TOLERANCE:.0e}); export to the other format."
             )
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
     return Exported(file, shape, difference)
 
 

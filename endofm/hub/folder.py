@@ -6,7 +6,6 @@ the weights come from, and a small input with the output it must give, checked a
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from endofm.errors import ConfigError, WeightsError
-from endofm.files import flush
+from endofm.files import new_folder
 from endofm.hub.card import write_card
 from endofm.models.adapters import has_adapters
 from endofm.models.input import InputSpec
@@ -114,27 +113,13 @@ def write_folder(
 ) -> None:
     """The four files of a model folder, whole or not at all, in the place of an older one.
 
-    Raises `WeightsError` where they can't be written; the older folder is untouched then.
+    Raises `OutputError` where they can't be written; the older folder is untouched then.
     """
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with new_folder(folder) as part:
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
         save_file(reference, part / "reference.safetensors")
         (part / "README.md").write_text(card, encoding="utf-8")
-        for file in (*part.iterdir(), part):
-            flush(file)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-        flush(folder.parent)
-    except (SafetensorError, OSError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise WeightsError(
-            f"The model folder {folder} can't be written ({error}); make room, or choose another "
-            "place, and give the same command again."
-        ) from error
 
 
 def refuse_taken(folder: Path) -> None:

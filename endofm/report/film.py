@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 from av.video.stream import VideoStream
 
+from endofm.files import new_file
 from endofm.report.views import Image
 
 
@@ -17,21 +18,15 @@ def film(path: Path, size: tuple[int, int], rate: Fraction) -> Iterator[Callable
 
     Yields what adds a picture uint8 [height, width, 3] to it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     options = {"crf": "20", "preset": "veryfast"}
-    try:
-        with av.open(str(part), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=rate, options=options)
-            assert isinstance(stream, VideoStream)
-            stream.height, stream.width = size
-            stream.pix_fmt = "yuv420p"
+    with new_file(path) as part, av.open(str(part), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
 
-            def show(picture: Image) -> None:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        def show(picture: Image) -> None:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
 
-            yield show
-            container.mux(stream.encode(None))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield show
+        container.mux(stream.encode(None))

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from endofm.data.labelled.annotations import BOX_COLUMNS
-from endofm.errors import ConfigError, RunError
+from endofm.errors import ConfigError
+from endofm.files import write_bytes
 from endofm.metrics.detection import FrameBoxes
 
 TRUTH_FILE, FOUND_FILE = "truth_coco.json", "found_coco.json"
@@ -34,7 +35,7 @@ def write_boxes(path: Path, frames: Iterable[FrameBoxes], classes: Sequence[str]
             label, score = classes[int(frame.classes[number])], float(frame.scores[number])
             cells = (f"{value:.2f}" for value in corners)
             writer.writerow([frame.sequence, frame.frame, *cells, label, f"{score:.6f}"])
-    _write(path, text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode())
 
 
 def write_coco(folder: Path, frames: Sequence[FrameBoxes], classes: Sequence[str]) -> None:
@@ -79,8 +80,8 @@ def write_coco(folder: Path, frames: Sequence[FrameBoxes], classes: Sequence[str
             )
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     data = {"images": images, "annotations": truth, "categories": categories}
-    _write(folder / TRUTH_FILE, json.dumps(data, allow_nan=False).encode())
-    _write(folder / FOUND_FILE, json.dumps(found, allow_nan=False).encode())
+    write_bytes(folder / TRUTH_FILE, json.dumps(data, allow_nan=False).encode())
+    write_bytes(folder / FOUND_FILE, json.dumps(found, allow_nan=False).encode())
 
 
 def write_masks(
@@ -96,23 +97,10 @@ def write_masks(
     for count, mask in enumerate(masks, start=1):
         shown = mask * np.uint8(255) if num_classes == 2 else mask
         _, encoded = cv2.imencode(".png", shown)
-        _write(folder / f"{first + count - 1:06}.png", encoded.tobytes())
+        write_bytes(folder / f"{first + count - 1:06}.png", encoded.tobytes())
     return count
 
 
 def _coco_box(box: npt.NDArray[np.floating]) -> list[float]:
     left, top, right, bottom = (float(value) for value in box)
     return [left, top, right - left, bottom - top]
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"{path} can't be written ({error.strerror}); give a folder that is writable and has "
-            "space."
-        ) from error

@@ -10,7 +10,7 @@ import torch
 from endofm.data.pretraining.dataset import ClipViews, Corpus, DataConfig
 from endofm.data.pretraining.views import View, ViewsConfig
 from endofm.data.transforms import to_network_input
-from endofm.errors import RunError
+from endofm.files import write_bytes
 
 THUMB, GAP, MARGIN = 56, 2, 92
 
@@ -60,20 +60,9 @@ def stack(rows: list[Image]) -> Image:
 
 
 def write_png(path: Path, image: Image) -> None:
-    """Write RGB pixels as a PNG, whole or not at all. Raises `RunError` where it can't be."""
+    """Write RGB pixels as a PNG. Raises `OutputError` where it can't be written."""
     _, encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(encoded.tobytes())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"{path} can't be written ({error.strerror}); give a file in another folder."
-        ) from error
+    write_bytes(path, encoded.tobytes())
 
 
 def _row(view: View, label: str) -> Image:

@@ -13,7 +13,6 @@ masks/clip_00000/0000.png    255 on polyps; a picture for every frame
 import csv
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ import numpy as np
 from endofm.data.corpus.encode import CLOSED_GROUPS
 from endofm.data.manifests.manifest import Segment, write_manifest
 from endofm.errors import ConfigError
-from endofm.files import write_text
+from endofm.files import PART, make_folder, new_file, new_folder, write_text
 from endofm.synthetic.clips import SyntheticClip, check_sizes, render_clip
 from endofm.synthetic.world import SCENES
 
@@ -110,21 +109,15 @@ def write_corpus(
     folder = Path(folder)
     plans = [plan_clip(spec, index) for index in range(spec.num_clips)]
     manifest = folder / "manifest.csv"
-    try:
-        claim(folder, {"format": FORMAT, **asdict(spec)})
-        fresh = False
-        for done, is_new in enumerate(_write_missing(folder, plans, spec, workers), 1):
-            fresh = is_new or fresh
-            if progress is not None:
-                progress(done)
-        if fresh or not (manifest.is_file() and (folder / "boxes.csv").is_file()):
-            _write_boxes(folder, plans)
-            write_manifest(manifest, [_segment(folder, plan, spec) for plan in plans])
-    except OSError as error:
-        raise ConfigError(
-            f"The corpus can't be written to {folder} ({error}); "
-            "give a folder that is writable and has space."
-        ) from error
+    claim(folder, {"format": FORMAT, **asdict(spec)})
+    fresh = False
+    for done, is_new in enumerate(_write_missing(folder, plans, spec, workers), 1):
+        fresh = is_new or fresh
+        if progress is not None:
+            progress(done)
+    if fresh or not (manifest.is_file() and (folder / "boxes.csv").is_file()):
+        _write_boxes(folder, plans)
+        write_manifest(manifest, [_segment(folder, plan, spec) for plan in plans])
     return manifest
 
 
@@ -157,10 +150,10 @@ def claim(folder: Path, wanted: dict[str, object]) -> None:
                 "give another folder or delete this one."
             )
         return
-    ours = {"corpus.json.part"}  # from a run that was stopped while it wrote its note
+    ours = {f"corpus.json{PART}"}  # from a run that was stopped while it wrote its note
     if folder.is_dir() and any(file.name not in ours for file in folder.iterdir()):
         raise ConfigError(f"{folder} holds other files; give an empty folder or a new one.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_text(note, json.dumps(wanted, indent=2) + "\n")
 
 
@@ -202,28 +195,21 @@ def _video(folder: Path, plan: ClipPlan) -> Path:
 
 def _write_masks(masks: Path, clip: SyntheticClip) -> None:
     """A picture a frame and the boxes of all; the folder appears whole or not at all."""
-    part = masks.with_name(masks.name + ".part")
-    for rest in (part, masks):
-        if rest.exists():
-            shutil.rmtree(rest)
-    part.mkdir(parents=True)
-    for frame, mask in enumerate(clip.masks):
-        _, data = cv2.imencode(".png", mask.astype(np.uint8) * 255)
-        (part / f"{frame:04d}.png").write_bytes(data.tobytes())
-    lines = [",".join(BOX_COLUMNS)]
-    for frame, boxes in enumerate(clip.boxes()):
-        lines += [",".join(map(str, [frame, *box])) for box in boxes.tolist()]
-    (part / "boxes.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    part.rename(masks)
+    with new_folder(masks) as part:
+        for frame, mask in enumerate(clip.masks):
+            _, data = cv2.imencode(".png", mask.astype(np.uint8) * 255)
+            (part / f"{frame:04d}.png").write_bytes(data.tobytes())
+        lines = [",".join(BOX_COLUMNS)]
+        for frame, boxes in enumerate(clip.boxes()):
+            lines += [",".join(map(str, [frame, *box])) for box in boxes.tolist()]
+        (part / "boxes.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _write_video(video: Path, clip: SyntheticClip, fps: int) -> None:
     """H.264 in closed groups of 12 frames, equal bytes for equal frames; whole or not at all."""
-    video.parent.mkdir(parents=True, exist_ok=True)
-    part = video.with_name(video.name + ".part")
     _, height, width, _ = clip.frames.shape
     options = {"crf": "18", "preset": "veryfast", "x264-params": X264}
-    with av.open(str(part), "w", format="mp4") as container:
+    with new_file(video) as part, av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = 12
@@ -232,7 +218,6 @@ def _write_video(video: Path, clip: SyntheticClip, fps: int) -> None:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    part.replace(video)
 
 
 def _write_boxes(folder: Path, plans: list[ClipPlan]) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from endofm.data.manifests.manifest import Segment, write_manifest
 from endofm.data.video.volume import needs
 from endofm.errors import ConfigError
+from endofm.files import write_bytes
 from endofm.synthetic.chest import Grid, add_noise, draw_chest, paint_body, paint_vessels
 from endofm.synthetic.corpus import claim
 from endofm.synthetic.lesions import KINDS, LOOKS, paint_lesions
@@ -107,24 +108,18 @@ def write_volumes(
     """
     folder = Path(folder)
     plans = [plan_volume(spec, index) for index in range(spec.num_volumes)]
-    try:
-        claim(folder, {"format": FORMAT, "kind": "ct", **asdict(spec)})
-        (folder / "volumes").mkdir(exist_ok=True)
-        for done, plan in enumerate(plans, 1):
-            file = folder / plan.path
-            if not file.is_file():
-                units, spacing = make_volume(
-                    plan.kind, [spec.seed, 0, plan.index], spec.num_slices, spec.pixels
-                )
-                _write_nifti(file, units, spacing)
-            if progress is not None:
-                progress(done)
-        write_manifest(folder / "manifest.csv", [_segment(folder, plan, spec) for plan in plans])
-    except OSError as error:
-        raise ConfigError(
-            f"The volumes can't be written to {folder} ({error}); "
-            "give a folder that is writable and has space."
-        ) from error
+    claim(folder, {"format": FORMAT, "kind": "ct", **asdict(spec)})
+    (folder / "volumes").mkdir(exist_ok=True)
+    for done, plan in enumerate(plans, 1):
+        file = folder / plan.path
+        if not file.is_file():
+            units, spacing = make_volume(
+                plan.kind, [spec.seed, 0, plan.index], spec.num_slices, spec.pixels
+            )
+            _write_nifti(file, units, spacing)
+        if progress is not None:
+            progress(done)
+    write_manifest(folder / "manifest.csv", [_segment(folder, plan, spec) for plan in plans])
     return folder / "manifest.csv"
 
 
@@ -142,9 +137,7 @@ def _write_nifti(
     affine[:3, 3] = affine[:3, :3] @ (-(np.array(units.shape[::-1]) - 1) / 2)
     image = nibabel.Nifti1Image(units.transpose(2, 1, 0), affine)
     image.header.set_xyzt_units("mm")
-    part = file.with_name(file.name + ".part")
-    part.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
-    part.replace(file)
+    write_bytes(file, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
 
 
 def _segment(folder: Path, plan: VolumePlan, spec: CtSpec) -> Segment:

@@ -11,7 +11,6 @@ videos/motion_00000/0000.png    frames
 ```
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from endofm.data.manifests.manifest import Segment, write_manifest
 from endofm.errors import ConfigError
+from endofm.files import new_folder
 from endofm.synthetic.corpus import claim
 from endofm.synthetic.noise import smooth_noise
 
@@ -104,25 +104,19 @@ def write_motions(
     `ConfigError` for a folder made from another spec, or one that can't be written.
     """
     folder, segments = Path(folder), []
-    try:
-        claim(folder, {"format": FORMAT, **asdict(spec)})
-        for index in range(spec.num_videos):
-            chamber, place = divmod(index, len(MOTIONS))
-            motion, turn = MOTIONS[place], chamber % 10
-            split = "val" if turn < 2 else "test" if turn < 5 else "train"
-            path = f"videos/motion_{index:05d}"
-            if not (folder / path).is_dir():
-                _write(folder / path, render_motion(spec, chamber, motion).frames)
-            labels = {"motion": motion}
-            segments.append(Segment(folder, path, 0, spec.num_frames, path, split, labels))
-            if progress is not None:
-                progress(index + 1)
-        write_manifest(folder / "manifest.csv", segments)
-    except OSError as error:
-        raise ConfigError(
-            f"The corpus can't be written to {folder} ({error}); give a folder that is writable "
-            "and has space."
-        ) from error
+    claim(folder, {"format": FORMAT, **asdict(spec)})
+    for index in range(spec.num_videos):
+        chamber, place = divmod(index, len(MOTIONS))
+        motion, turn = MOTIONS[place], chamber % 10
+        split = "val" if turn < 2 else "test" if turn < 5 else "train"
+        path = f"videos/motion_{index:05d}"
+        if not (folder / path).is_dir():
+            _write(folder / path, render_motion(spec, chamber, motion).frames)
+        labels = {"motion": motion}
+        segments.append(Segment(folder, path, 0, spec.num_frames, path, split, labels))
+        if progress is not None:
+            progress(index + 1)
+    write_manifest(folder / "manifest.csv", segments)
     return folder / "manifest.csv"
 
 
@@ -145,10 +139,7 @@ def _developed(
 
 def _write(target: Path, frames: npt.NDArray[np.uint8]) -> None:
     """The folder is there whole or not at all."""
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for number, frame in enumerate(frames):
-        _, data = cv2.imencode(".png", frame)
-        (part / f"{number:04d}.png").write_bytes(data.tobytes())
-    part.rename(target)
+    with new_folder(target) as part:
+        for number, frame in enumerate(frames):
+            _, data = cv2.imencode(".png", frame)
+            (part / f"{number:04d}.png").write_bytes(data.tobytes())

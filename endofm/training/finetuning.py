@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from endofm.errors import ConfigError, RunError
-from endofm.files import flush
+from endofm.files import new_file
 from endofm.training.optim import check_length
 from endofm.training.schedules import warmup_cosine
 
@@ -135,22 +135,13 @@ class Selection:
             return False
         self.best, self.best_step, self.since = score, step, 0
         if self.is_main:
-            part = self.file.with_name(self.file.name + ".part")
             tensors = {
                 name: tensor.detach().cpu().contiguous().clone()
                 for name, tensor in network.state_dict().items()
             }
-            try:
+            way_out = "make room, and the same command resumes from the last checkpoint"
+            with new_file(self.file, way_out) as part:
                 save_file(tensors, part, metadata={"step": str(step)})
-                flush(part)
-                part.replace(self.file)
-                flush(self.file.parent)  # before a checkpoint that counts on it
-            except Exception as error:  # safetensors and the system each have their own for it
-                part.unlink(missing_ok=True)
-                raise RunError(
-                    f"The best weights can't be written to {self.file} ({error}); make room, and "
-                    "the same command goes on from the last checkpoint."
-                ) from error
         return True
 
     @property

@@ -4,7 +4,6 @@ Losses stay on the device and are read every `log_every` steps, so that a step w
 """
 
 import csv
-import io
 import json
 import math
 import os
@@ -24,8 +23,8 @@ from torch import Tensor
 
 from endofm.data.manifests.manifest import Segment
 from endofm.data.pretraining.dataset import Broken
-from endofm.errors import RunError
-from endofm.files import write_text
+from endofm.errors import OutputError, RunError
+from endofm.files import write_csv, write_text
 from endofm.processes import gather_objects, num_processes, sum_over_processes
 from endofm.training.estimate import slow_bf16
 from endofm.training.monitor import Health
@@ -77,6 +76,9 @@ class Pending:
     broken: list[Broken] = field(default_factory=list)
     data_seconds: float = 0.0
     since: float = field(default_factory=time.perf_counter)
+
+
+WAY_OUT = "make room, and the same command resumes from the last checkpoint"
 
 
 class RunLog:
@@ -225,7 +227,9 @@ class RunLog:
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **row}) + "\n")
         except OSError as error:
-            raise _cannot_write(self.file, error) from error
+            raise OutputError(
+                f"{self.file} can't be written ({error.strerror}); {WAY_OUT}."
+            ) from error
         self.trackers.log(row, step)
 
     def _look_at_waiting(self, share: float) -> None:
@@ -279,12 +283,7 @@ class RunLog:
         for reason in new.values():
             self.warn(reason)
         if self.is_main:
-            try:
-                table = io.StringIO(newline="")
-                csv.writer(table).writerows([("clip", "reason"), *sorted(self.broken.items())])
-                write_text(self.quarantine, table.getvalue())  # a kill leaves no half line
-            except OSError as error:
-                raise _cannot_write(self.quarantine, error) from error
+            write_csv(self.quarantine, ("clip", "reason"), sorted(self.broken.items()), WAY_OUT)
         self._check_share()
 
     def _check_share(self) -> None:
@@ -307,13 +306,6 @@ def _read_quarantine(file: Path) -> dict[str, str]:
             f"{file} can't be read ({error}); mend it, or delete it to have its clips tried again."
         ) from error
     return {line[0]: ",".join(line[1:]) for line in lines}
-
-
-def _cannot_write(file: Path, error: OSError) -> RunError:
-    return RunError(
-        f"{file} can't be written ({error.strerror}); make room, and the same command goes on from "
-        "the last checkpoint."
-    )
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:

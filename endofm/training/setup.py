@@ -1,10 +1,8 @@
 """`start_run`: the one place that touches seeds, processes, the run's folder and its lock."""
 
-import errno
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,7 +25,7 @@ from accelerate.utils import (
 from endofm.allocator import keep_freed_memory
 from endofm.config import differences
 from endofm.errors import ConfigError, RunError
-from endofm.files import write_text
+from endofm.files import hold, write_text
 from endofm.processes import gather_objects
 from endofm.training.checkpoint import saved_steps
 from endofm.training.matmul import use_fast_products
@@ -263,41 +261,14 @@ def _take_folder(folder: Path, tree: Mapping[str, Any]) -> Iterator[None]:
     with hold_folder(folder):
         _check_same(folder, tree)
         text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
-        try:
-            write_text(folder / "config.yaml", text)
-        except OSError as error:
-            raise RunError(
-                f"{folder / 'config.yaml'} can't be written ({error.strerror}); make room, or give "
-                "another --run.out."
-            ) from error
+        write_text(folder / "config.yaml", text, "make room, or give another --run.out")
         yield
 
 
 def hold_folder(folder: Path) -> IO[str]:
     """Make the folder, and hold its lock until the file is closed, or the process ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a", encoding="utf-8")
-    except OSError as error:
-        raise RunError(
-            f"The run folder {folder} can't be written ({error.strerror}); give another --run.out."
-        ) from error
-    if os.name != "posix":
-        return lock
-    import fcntl
-
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by workers, as flock is
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise RunError(
-                f"Another run is writing to {folder}; wait for it, or give another --run.out."
-            ) from error
-        sys.stderr.write(
-            f"warning: {folder} lies on a file system without locks ({error.strerror}), so that a "
-            "second run in it would not be noticed; start none.\n"
-        )
-    return lock
+    taken = f"Another run is writing to {folder}; wait for it, or give another --run.out."
+    return hold(folder / ".lock", taken)
 
 
 def _check_same(folder: Path, tree: Mapping[str, Any]) -> None:

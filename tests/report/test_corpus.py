@@ -46,7 +46,7 @@ def test_the_page_counts_clips_hours_splits_and_labels(manifest, tmp_path):
 def test_the_page_warns(manifest, tmp_path):
     page = page_of(manifest, tmp_path)
     for words in (
-        "1 clips can&#x27;t be decoded",
+        "1 clips can&#39;t be decoded",
         "1 groups lie in more than one split",
         "1 of 4 clips have no label_polyp",
         "licence not known",

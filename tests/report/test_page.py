@@ -1,6 +1,7 @@
 import base64
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from endofm import hub
-from endofm.errors import RunError
+from endofm.errors import OutputError, RunError
 from endofm.models.timesformer import TimeSformer, TimeSformerConfig
 from endofm.report.curves import loss_curves
 from endofm.report.html import Bold, Heading, Listing, Picture, Table, Text, write_page
@@ -119,12 +120,18 @@ def test_best_cells_are_bold_and_others_are_not(tmp_path):
     assert "<td><strong>91.0</strong></td>" in raw and "<td>80.0</td>" in raw
 
 
-def test_an_older_page_stays_when_the_new_one_can_not_be_written(tmp_path):
+def full_disk(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_an_older_page_stays_when_the_new_one_can_not_be_written(tmp_path, monkeypatch):
     path = write_page(tmp_path / "page.html", "old", [])
-    (tmp_path / "page.html.part").mkdir()
-    with pytest.raises(RunError, match=r"page.html can't be written .*; give a place"):
+    (tmp_path / "page.html.part").mkdir()  # of a program that was killed
+    write_page(path, "newer", [])
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(OutputError, match=r"page.html can't be written .*; make room"):
         write_page(path, "new", [])
-    assert "old" in read_page(path).text
+    assert "newer" in read_page(path).text
 
 
 def test_a_run_page_tells_the_last_numbers_and_the_configuration(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from endofm.data.labelled.annotations import check_annotations
 from endofm.data.manifests.manifest import read_manifest
-from endofm.errors import ConfigError
+from endofm.errors import ConfigError, OutputError
 from endofm.synthetic import SCENES, CorpusSpec, SyntheticClip, render_clip, write_corpus
 from endofm.synthetic.corpus import _write_video, plan_clip
 
@@ -240,7 +240,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"can't be written.*writable"):
+    with pytest.raises(OutputError, match=r"can't be written.*another place"):
         write_corpus(tmp_path / "file" / "corpus", TINY)
 
 

@@ -125,7 +125,7 @@ def test_a_full_disk_is_told_in_a_sentence(manifest, tmp_path, monkeypatch):
         return real(row, *rest, **options)
 
     monkeypatch.setattr(json, "dumps", full)
-    with pytest.raises(RunError, match=r"metrics\.jsonl can't be written \(No space left.*goes on"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl can't be written \(No space left.*resumes"):
         train(small_recipe(manifest, tmp_path / "run"))
 
 

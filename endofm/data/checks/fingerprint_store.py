@@ -22,6 +22,7 @@ from endofm.data.video.dicom import series_files
 from endofm.data.video.frames import image_files
 from endofm.data.video.shards import INDEX, find_member, in_shard
 from endofm.errors import RunError, VideoError
+from endofm.files import new_file
 
 _PER_TASK = 32  # clips that a worker is given at a time
 _NUMBERS = ("num_frames", "fps", "thumb_step", "frozen_share", "dark_share")
@@ -80,18 +81,8 @@ class Store:
             return known
         made = fingerprint(segment)
         file = self.file(segment)
-        part = file.with_name(f"{file.name}.{os.getpid()}.part")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as opened:
-                np.savez_compressed(opened, **_to_arrays(made))
-            part.replace(file)
-        except OSError as error:
-            if part.exists():
-                part.unlink()
-            raise RunError(
-                f"{file} can't be written ({error.strerror}); give another --cache."
-            ) from error
+        with new_file(file, "give another --cache", shared=True) as part, part.open("wb") as opened:
+            np.savez_compressed(opened, **_to_arrays(made))
         return made
 
 

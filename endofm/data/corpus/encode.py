@@ -13,6 +13,7 @@ import numpy.typing as npt
 from endofm.data.loading.closing import Closing
 from endofm.data.video.pyav import PyAVReader
 from endofm.errors import CorpusError, VideoError
+from endofm.files import PART, new_file, new_folder, settle
 
 Codec = Literal["h264", "hevc", "jpeg", "png", "copy"]
 
@@ -33,13 +34,13 @@ class ClipWriter(Closing):
     """Writes one clip, frame by frame, and checks it; used as a context.
 
     The file has another name until `finish` has found in it what was given, so that a file under
-    its own name is whole.
+    its own name is complete.
     """
 
     def __init__(self, path: Path, codec: Codec, fps: float, crf: int, gop_frames: int):
-        self.path, self._part = path, path.with_name(path.name + ".part")
-        self._given: list[Frame] = []
+        self.path, self._part = path, path.with_name(path.name + PART)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._given: list[Frame] = []
         self._rate = Fraction(fps).limit_denominator(100_000)
         self._options = _options(codec, crf, gop_frames)
         self._library, self._gop = _LIBRARIES[codec], gop_frames
@@ -84,7 +85,7 @@ class ClipWriter(Closing):
                     f"{self.path} was written at {wanted:g} frames a second but reads at "
                     f"{reader.fps:g}; please report it."
                 )
-        self._part.replace(self.path)
+        settle(self._part, self.path)
         return worst
 
 
@@ -126,24 +127,16 @@ def write_pictures(folder: Path, pictures: Iterable[Frame], suffix: str, quality
 
     RGB [H, W, 3] or grey [H, W].
     """
-    part = folder.with_name(folder.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    for rest in part.iterdir():
-        rest.unlink()
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
     number = -1
-    for number, picture in enumerate(pictures):
-        is_fine, data = cv2.imencode(
-            suffix, picture[..., ::-1] if picture.ndim == 3 else picture, settings
-        )
-        if not is_fine:
-            raise CorpusError(f"A picture of {folder} can't be encoded as {suffix}.")
-        (part / f"{number:06d}{suffix}").write_bytes(data.tobytes())
-    if folder.is_dir():
-        for rest in folder.iterdir():
-            rest.unlink()
-        folder.rmdir()
-    part.rename(folder)
+    with new_folder(folder) as part:
+        for number, picture in enumerate(pictures):
+            is_fine, data = cv2.imencode(
+                suffix, picture[..., ::-1] if picture.ndim == 3 else picture, settings
+            )
+            if not is_fine:
+                raise CorpusError(f"A picture of {folder} can't be encoded as {suffix}.")
+            (part / f"{number:06d}{suffix}").write_bytes(data.tobytes())
     return number + 1
 
 
@@ -182,36 +175,32 @@ def copy_clip(video: Path, reader: PyAVReader, start: int, stop: int, path: Path
     assert times is not None
     first = int(times[start])
     end = int(times[stop]) if stop < len(times) else None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     try:
-        with av.open(str(video)) as source, av.open(str(part), "w", format="mp4") as target:
-            stream = source.streams.video[0]
-            copy = target.add_stream_from_template(stream)
-            source.seek(first, stream=stream)
-            for packet in _between(source.demux(stream), first, end):
-                packet.stream = copy
-                target.mux(packet)
-        with PyAVReader(part) as cut:
-            is_same = len(cut) == stop - start and all(
-                np.array_equal(one, other)
-                for (_, one), (_, other) in zip(
-                    cut.stream(range(len(cut))), reader.stream(range(start, stop)), strict=True
+        with new_file(path) as part:
+            with av.open(str(video)) as source, av.open(str(part), "w", format="mp4") as target:
+                stream = source.streams.video[0]
+                copy = target.add_stream_from_template(stream)
+                source.seek(first, stream=stream)
+                for packet in _between(source.demux(stream), first, end):
+                    packet.stream = copy
+                    target.mux(packet)
+            with PyAVReader(part) as cut:
+                is_same = len(cut) == stop - start and all(
+                    np.array_equal(one, other)
+                    for (_, one), (_, other) in zip(
+                        cut.stream(range(len(cut))), reader.stream(range(start, stop)), strict=True
+                    )
                 )
-            )
-        if not is_same:
-            raise VideoError(
-                f"{video} can't be cut at frame {start} without encoding: the cut shows other "
-                "frames; prepare it with --codec h264."
-            )
-        part.replace(path)
+            if not is_same:
+                raise VideoError(
+                    f"{video} can't be cut at frame {start} without encoding: the cut shows other "
+                    "frames; prepare it with --codec h264."
+                )
     except av.FFmpegError as error:
         raise VideoError(
             f"{video} can't be cut without encoding ({error.strerror}); prepare it with --codec "
             "h264."
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _between(

@@ -1,6 +1,5 @@
 """Tables of a prepared corpus: written when all its sources are finished, by one run or many."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from endofm.data.corpus.records import Record, read_records
 from endofm.data.corpus.source import Source
 from endofm.data.manifests.manifest import Segment, write_manifest
 from endofm.errors import CorpusError
+from endofm.files import new_file, write_csv
 
 Plan = dict[str, dict[str, Any]]
 """Source -> its fingerprint and what its rows say, in the order of the manifest."""
@@ -169,12 +169,7 @@ def _write_boxes(file: Path, plan: Plan, records: Mapping[str, Record]) -> None:
                 if clip["start"] <= frame < clip["stop"]
             )
     if is_boxed:
-        part = file.with_name(file.name + ".part")
-        with part.open("w", encoding="utf-8", newline="") as lines:
-            writer = csv.writer(lines)
-            writer.writerow(["path", "frame", "x1", "y1", "x2", "y2", "label"])
-            writer.writerows(rows)
-        part.replace(file)
+        write_csv(file, ("path", "frame", "x1", "y1", "x2", "y2", "label"), rows)
 
 
 def _damaged(
@@ -209,7 +204,5 @@ def _digest(file: Path) -> str | None:
 
 
 def _write_lines(file: Path, lines: Iterable[str]) -> None:
-    part = file.with_name(file.name + ".part")
-    with part.open("w", encoding="utf-8") as text:
+    with new_file(file) as part, part.open("w", encoding="utf-8") as text:
         text.writelines(f"{line}\n" for line in lines)
-    part.replace(file)

@@ -19,7 +19,7 @@ from pathlib import Path
 from endofm.data.manifests.manifest import Segment, read_manifest, write_manifest
 from endofm.data.video.shards import ADDRESS, INDEX
 from endofm.errors import CorpusError
-from endofm.files import write_text
+from endofm.files import new_file, write_text
 
 Sizes = dict[str, tuple[int, int]]
 
@@ -116,20 +116,19 @@ def _key(segment: Segment) -> str:
 def _write_shard(file: Path, segments: Sequence[Segment]) -> Sizes:
     """Write a tar unless it is there, and return where its clips are, read back."""
     if not file.is_file():
-        part = file.with_name(file.name + ".part")
-        with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for segment in segments:
-                about = {
-                    "path": segment.path,
-                    "group": segment.group,
-                    "split": segment.split,
-                    "labels": dict(segment.labels),
-                    "num_frames": segment.num_frames,
-                }
-                _add(tar, f"{_key(segment)}.mp4", segment.file.read_bytes())
-                _add(tar, f"{_key(segment)}.json", json.dumps(about).encode())
-        _check_whole(part, segments)
-        part.replace(file)
+        with new_file(file) as part:
+            with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for segment in segments:
+                    about = {
+                        "path": segment.path,
+                        "group": segment.group,
+                        "split": segment.split,
+                        "labels": dict(segment.labels),
+                        "num_frames": segment.num_frames,
+                    }
+                    _add(tar, f"{_key(segment)}.mp4", segment.file.read_bytes())
+                    _add(tar, f"{_key(segment)}.json", json.dumps(about).encode())
+            _check_complete(part, segments)
     with tarfile.open(file, "r:") as tar:
         return {e.name: (e.offset_data, e.size) for e in tar if e.name.endswith(".mp4")}
 
@@ -140,7 +139,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(entry, io.BytesIO(data))
 
 
-def _check_whole(part: Path, segments: Sequence[Segment]) -> None:
+def _check_complete(part: Path, segments: Sequence[Segment]) -> None:
     with tarfile.open(part, "r:") as tar:
         for segment in segments:
             member = tar.extractfile(f"{_key(segment)}.mp4")

@@ -16,7 +16,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import secrets
 import shutil
 import signal
 import threading
@@ -40,6 +39,7 @@ from endofm.data.corpus.splits import apply_split_list
 from endofm.data.corpus.tree import Tree
 from endofm.data.corpus.work import ClipOptions, prepare_source
 from endofm.errors import ConfigError, CorpusError
+from endofm.files import PART, new_file
 
 FORMAT = 1  # raise it when the same download and options give other files
 
@@ -210,7 +210,7 @@ def claim(job: Job, sources: Sequence[Source]) -> None:
             _write_json(job.out / "plan.json", plan)
         return
     there = [] if not job.out.is_dir() else [file.name for file in job.out.iterdir()]
-    if "plan.json" not in there and any(not name.endswith(".part") for name in there):
+    if "plan.json" not in there and any(not name.endswith(PART) for name in there):
         raise CorpusError(f"{job.out} holds other files; give an empty folder or a new one.")
     job.out.mkdir(parents=True, exist_ok=True)
     _write_json(job.out / "plan.json", plan)  # first: a claimed folder has a plan
@@ -352,7 +352,5 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    # Shards that start at the same time write the same, each beside its own part.
-    part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(file)
+    with new_file(file, shared=True) as part:  # by shards that start at the same time
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -5,13 +5,12 @@ dropped when the file is opened again, and its source is looked at anew.
 """
 
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from endofm.data.loading.closing import Closing
-from endofm.errors import CorpusError
+from endofm.files import hold
 
 Record = dict[str, Any]
 
@@ -19,13 +18,15 @@ Record = dict[str, Any]
 class Records(Closing):
     """Appends the records of one shard; used as a context.
 
-    Raises `CorpusError` where another run is at it.
+    Raises `RunError` where another run is at it.
     """
 
     def __init__(self, file: Path):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = hold(
+            file.with_name(file.name + ".lock"),
+            f"Another run is writing {file}; wait for it or end it, then run this again.",
+        )
         self._file = file.open("ab")
-        _lock(self._file)
         self._file.truncate(len(_whole_lines(file)))
 
     def add(self, record: Record) -> None:
@@ -36,6 +37,7 @@ class Records(Closing):
     def close(self) -> None:
         """Let another run at the file."""
         self._file.close()
+        self._lock.close()
 
 
 def read_records(files: Iterable[Path]) -> dict[str, Record]:
@@ -46,21 +48,6 @@ def read_records(files: Iterable[Path]) -> dict[str, Record]:
             record = json.loads(line)
             found[record["source"]] = record
     return found
-
-
-def _lock(file: BinaryIO) -> None:
-    """Held until the file is closed or the process ends, however it ends."""
-    if sys.platform == "win32":
-        return  # where a file can't be replaced while another writes it
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise CorpusError(
-            f"Another run is writing {file.name}; wait for it or end it, then run this again."
-        ) from error
 
 
 def _whole_lines(file: Path) -> bytes:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from endofm.errors import ManifestError
+from endofm.files import write_csv
 
 COLUMNS = ("path", "start_frame", "stop_frame", "group", "split", "masks", "boxes")
 PATHS = ("path", "masks", "boxes")
@@ -110,7 +111,7 @@ def write_manifest(manifest: Path, segments: Sequence[Segment]) -> None:
     """Write segments as a manifest; the file appears whole or not at all.
 
     Paths are written as the segments have them: relative to their root, which `read_manifest` must
-    be given unless the manifest lies there. Raises `ManifestError` where it can't be written.
+    be given unless the manifest lies there. Raises `OutputError` where it can't be written.
     """
     labels = sorted({name for segment in segments for name in segment.labels})
     columns = [
@@ -118,23 +119,12 @@ def write_manifest(manifest: Path, segments: Sequence[Segment]) -> None:
         for name in COLUMNS
         if name not in ("masks", "boxes") or any(getattr(segment, name) for segment in segments)
     ]
-    temporary = manifest.with_name(manifest.name + ".part")
-    try:
-        manifest.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*columns, *(LABEL_PREFIX + name for name in labels)])
-            for segment in segments:
-                values = (getattr(segment, name) for name in columns)
-                row = ["" if value is None else value for value in values]
-                writer.writerow(row + [segment.labels.get(name, "") for name in labels])
-        temporary.replace(manifest)
-    except OSError as error:
-        raise ManifestError(
-            f"{manifest} can't be written ({error.strerror}); choose another place."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    rows = (
+        ["" if value is None else value for value in (getattr(segment, name) for name in columns)]
+        + [segment.labels.get(name, "") for name in labels]
+        for segment in segments
+    )
+    write_csv(manifest, [*columns, *(LABEL_PREFIX + name for name in labels)], rows)
 
 
 def _check_places(manifest: Path, root: Path) -> None:

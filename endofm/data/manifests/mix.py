@@ -21,7 +21,8 @@ import yaml
 
 from endofm.data.corpus.cards import read_card
 from endofm.data.manifests.manifest import read_manifest
-from endofm.errors import ConfigError, CorpusError, ManifestError
+from endofm.errors import ConfigError, CorpusError
+from endofm.files import write_text
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,7 @@ def write_recipe(out: Path, mix: Mix, mixed: Mixed, base: Path | None = None) ->
     lines += [f"Not to be had: {one}" for one in mix.missing]
     head = "".join(f"# {' '.join(line.split())}\n" for line in lines)
     text = head + yaml.safe_dump({**tree, "data": data}, sort_keys=False, allow_unicode=True)
-    part = out.with_name(out.name + ".part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        raise ManifestError(
-            f"{out} can't be written ({error.strerror}); choose another place."
-        ) from error
+    write_text(out, text)
 
 
 def _source(file: Path, tree: Any) -> MixSource:

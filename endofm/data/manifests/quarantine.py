@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from endofm.data.manifests.manifest import Segment
 from endofm.errors import ManifestError
+from endofm.files import write_csv
 
 COLUMNS = ("clip", "fault", "reason")
 LEAK = "leak"
@@ -77,15 +78,4 @@ def read_table(file: Path, columns: Sequence[str], made_by: str) -> list[dict[st
 
 def write_table(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV; the file appears whole or not at all."""
-    part = file.with_name(file.name + ".part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="") as opened:
-            csv.writer(opened).writerows([columns, *rows])
-        part.replace(file)
-    except OSError as error:
-        raise ManifestError(
-            f"{file} can't be written ({error.strerror}); choose another place."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_csv(file, columns, rows)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from endofm.errors import ConfigError, RunError
+from endofm.files import new_file
 
 Arrays = dict[str, np.ndarray]
 SUFFIXES = (".npz", ".parquet")
@@ -19,17 +20,12 @@ def write_embedding(path: Path, arrays: Arrays, settings: Mapping[str, Any]) -> 
     """Write beside and rename. Raises `ConfigError` for an ending that is none of `SUFFIXES`."""
     is_table = _is_table(path)
     note = json.dumps(dict(settings))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+    with new_file(path) as part:
         if is_table:
             _write_table(part, arrays, note)
         else:
             with part.open("wb") as file:
                 np.savez(file, settings=np.array(note), **arrays)  # type: ignore[arg-type]
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_embedding(path: Path) -> tuple[Arrays, dict[str, Any]]:

@@ -19,7 +19,7 @@ from endofm.data.manifests.labels import Truth, truth_of
 from endofm.data.manifests.manifest import Segment
 from endofm.data.pretraining.dataset import Broken
 from endofm.errors import ConfigError, RunError, VideoError
-from endofm.files import flush
+from endofm.files import new_file
 from endofm.heads.classification import LinearHead
 from endofm.metrics.representation import knn_votes, linear_model
 from endofm.models.registry import Backbone
@@ -149,19 +149,9 @@ def probe(
 
 
 def _write(file: Path, features: StoredFeatures) -> None:
-    part = file.with_name(file.name + ".part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: row.contiguous() for name, row in features.items()}
+    tensors = {name: row.contiguous() for name, row in features.items()}
+    with new_file(file, "make room, and the same command resumes") as part:
         save_file(tensors, part, metadata={"broken": json.dumps(features.broken)})
-        flush(part)
-        part.replace(file)
-    except (SafetensorError, OSError) as error:
-        part.unlink(missing_ok=True)
-        raise RunError(
-            f"Frozen features can't be written to {file} ({error}); make room, and the same "
-            "command goes on."
-        ) from error
 
 
 def _read(file: Path) -> StoredFeatures:

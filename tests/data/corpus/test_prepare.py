@@ -16,11 +16,10 @@ from av.video.frame import PictureType
 
 from endofm.data.corpus.merge import merge
 from endofm.data.corpus.prepare import Shard, prepare
-from endofm.data.corpus.records import Records
 from endofm.data.manifests.manifest import read_manifest
 from endofm.data.video import open_video
 from endofm.data.video.pyav import PyAVReader
-from endofm.errors import CorpusError
+from endofm.errors import CorpusError, RunError
 from tests.data.corpus.originals import own, picture, write_tree, zipped
 from tests.make import OPEN_GOP, frame_indices, numbered_frame, overwrite, write_frames, write_video
 
@@ -239,10 +238,17 @@ def test_workers_of_a_killed_command_end_and_it_is_taken_up(tmp_path):
 def test_two_runs_at_once_are_refused(tmp_path):
     write_video(tmp_path / "in/a.mp4", 10)
     job = own(tmp_path / "in", tmp_path / "out")
-    with Records(tmp_path / "out/records/part.jsonl"):
+    code = (
+        "import sys; from pathlib import Path; from endofm.data.corpus.records import Records\n"
+        "with Records(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "out/records/part.jsonl")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
         (tmp_path / "out/plan.json").write_text("{}")
-        with pytest.raises(CorpusError, match="Another run is writing"):
+        with pytest.raises(RunError, match="Another run is writing"):
             prepare(job)
+        other.stdin.close()
     assert prepare(job).num_clips == 1
 
 

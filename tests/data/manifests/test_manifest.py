@@ -6,7 +6,7 @@ import pytest
 
 from endofm.cli import main
 from endofm.data.manifests.manifest import Segment, read_manifest, write_manifest
-from endofm.errors import ManifestError
+from endofm.errors import ManifestError, OutputError
 from tests.make import write_video
 
 
@@ -149,7 +149,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(Path, "replace", full_disk)
-    with pytest.raises(ManifestError, match=r"can't be written \(No space left"):
+    with pytest.raises(OutputError, match=r"can't be written \(No space left"):
         write_manifest(manifest, [Segment(tmp_path, "new.mp4")])
     assert read_manifest(manifest)[0].path == "old.mp4"
     assert [file.name for file in tmp_path.iterdir()] == ["clips.csv"]

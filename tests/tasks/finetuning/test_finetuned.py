@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 import endofm
 from endofm import hub
 from endofm.data.labelled.samples import ClipSpec, LabelledConfig
-from endofm.errors import ConfigError, WeightsError
+from endofm.errors import ConfigError, OutputError, WeightsError
 from endofm.models.registry import create_model
 from endofm.tasks.finetuning.contract import TaskConfig
 from endofm.tasks.finetuning.finetuned import Adapters, build_task, load_finetuned, save_finetuned
@@ -112,7 +112,7 @@ def test_a_full_disk_is_one_sentence_and_the_older_model_stays(tmp_path, monkeyp
 
     monkeypatch.setattr(hub.folder, "save_file", save)
     monkeypatch.setattr(Path, "write_text", write)
-    with pytest.raises(WeightsError, match=r"model can't be written \(.*No space left.*make room"):
+    with pytest.raises(OutputError, match=r"model can't be written \(.*No space left.*make room"):
         saved(folder, "classification", "lora")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from endofm import files
 from endofm.data.labelled.samples import ClipSpec, LabelledConfig
 from endofm.errors import ConfigError
 from endofm.models.registry import create_model
@@ -20,7 +21,6 @@ from endofm.tasks.finetuning.trainable import (
     set_training_options,
     train_mode,
 )
-from endofm.training import finetuning as tuning
 from endofm.training.finetuning import Selection, TuneSchedule, make_optimizer
 
 SHOWING = ClipSpec("classification", ("a", "b"), LabelledConfig(label="x"), 2, 32)
@@ -141,7 +141,7 @@ def test_the_best_weights_are_kept_and_waiting_ends(tmp_path: Path):
 def test_the_best_weights_are_on_the_disk_before_their_name_is(tmp_path: Path, monkeypatch):
     file, flushed = tmp_path / "best.safetensors", []
     monkeypatch.setattr(
-        tuning, "flush", lambda path: flushed.append((path.name, path.exists(), file.exists()))
+        files, "flush", lambda path: flushed.append((path.name, path.exists(), file.exists()))
     )
     Selection(file, patience=0, is_main=True).update(1, 0.5, torch.nn.Linear(2, 1))
     assert flushed == [("best.safetensors.part", True, False), (tmp_path.name, True, True)]
