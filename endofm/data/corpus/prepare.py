@@ -38,6 +38,7 @@ from endofm.data.corpus.space import check_space
 from endofm.data.corpus.splits import apply_split_list
 from endofm.data.corpus.tree import Tree
 from endofm.data.corpus.work import ClipOptions, prepare_source
+from endofm.data.places import is_below
 from endofm.errors import ConfigError, CorpusError
 from endofm.files import PART, new_file
 
@@ -200,7 +201,7 @@ def claim(job: Job, sources: Sequence[Source]) -> None:
             )
         for name in changed:
             for folder in ("clips", "masks"):
-                shutil.rmtree(job.out / folder / name, ignore_errors=True)
+                _forget(job.out, f"{folder}/{name}")
         if job.shard.count > 1 and set(old) != set(plan):
             raise CorpusError(
                 f"{job.source} has {len(plan)} sources, but another shard found {len(old)}; all "
@@ -215,6 +216,16 @@ def claim(job: Job, sources: Sequence[Source]) -> None:
     job.out.mkdir(parents=True, exist_ok=True)
     _write_json(job.out / "plan.json", plan)  # first: a claimed folder has a plan
     _write_json(note, wanted)
+
+
+def _forget(out: Path, name: str) -> None:
+    """Delete a folder of the corpus; raises `CorpusError` where a link leads out of it."""
+    if not is_below(out, name):
+        raise CorpusError(
+            f"{out / name} leads out of {out} by a link, so it is not deleted; put a folder in the "
+            "link's place, or prepare into another one."
+        )
+    shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _fingerprint(plan: Plan, name: str) -> str | None:

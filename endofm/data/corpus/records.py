@@ -6,10 +6,12 @@ dropped when the file is opened again, and its source is looked at anew.
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from endofm.data.loading.closing import Closing
+from endofm.data.places import is_below, leads_out
+from endofm.errors import CorpusError
 from endofm.files import hold
 
 Record = dict[str, Any]
@@ -46,8 +48,24 @@ def read_records(files: Iterable[Path]) -> dict[str, Record]:
     for file in files:
         for line in _whole_lines(file).splitlines():
             record = json.loads(line)
+            _check_names(file, record)
             found[record["source"]] = record
     return found
+
+
+def _check_names(file: Path, record: Record) -> None:
+    """Raise `CorpusError` where a record names files outside the corpus, by which some go."""
+    out = file.parent.parent
+    folders: set[str] = set()  # a file of one that stays below may go: of a link, the link goes
+    for clip in record["clips"]:
+        for name in (clip["path"], *clip["files"], *filter(None, [clip.get("masks")])):
+            folder = str(PurePosixPath(name).parent)
+            if leads_out(name) or not (folder in folders or is_below(out, folder)):
+                raise CorpusError(
+                    f"{file} names the file {name[:200]!a}, which lies outside of the clips and "
+                    f"masks of {out}; delete that folder and prepare it again."
+                )
+            folders.add(folder)
 
 
 def _whole_lines(file: Path) -> bytes:

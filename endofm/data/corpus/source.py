@@ -5,10 +5,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import PurePosixPath
 from typing import Self
 
 from endofm.data.corpus.tree import Member, Tree
 from endofm.data.manifests.manifest import Segment
+from endofm.data.places import leads_out
+from endofm.errors import CorpusError
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,14 @@ class Source:
 
     Tools write inclusive and exclusive corners, from 0 and from 1: that much is no fault.
     """
+
+    def __post_init__(self) -> None:
+        """Refuse a name that leads out of the corpus, where clips are written and deleted by it."""
+        if leads_out(self.name) or not PurePosixPath(self.name).parts:
+            raise CorpusError(
+                f"The download names a source {self.name[:200]!a}, which leads out of its folder; "
+                "correct the folder or the annotation that is called so, or fetch it again."
+            )
 
     @property
     def fingerprint(self) -> str:

@@ -15,10 +15,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from endofm.data.manifests.folder import is_utf8
+from endofm.data.places import leads_out
 from endofm.data.video.frames import IMAGE_SUFFIXES, natural_key
 from endofm.data.video.reader import VIDEO_SUFFIXES
 from endofm.errors import CorpusError, VideoError
@@ -274,10 +275,10 @@ def _members(archive: Path) -> Iterator[tuple[str, Member]]:
     try:
         for name, member in listing(archive):
             parts = PurePosixPath(name.replace("\\", "/")).parts
-            if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in parts:
+            if leads_out(name):
                 raise CorpusError(
-                    f"{archive} has the member '{name}', which leads out of it; such an archive is "
-                    "refused: fetch it from its original address."
+                    f"{archive} has the member {name[:200]!a}, which leads out of it; such an "
+                    "archive is refused: fetch it from its original address."
                 )
             if any(part.startswith(".") or part == "__MACOSX" for part in parts):
                 continue

@@ -24,6 +24,7 @@ from endofm.data.corpus.encode import (
 from endofm.data.corpus.source import Box, Source, clip_bounds
 from endofm.data.corpus.tree import Member
 from endofm.data.corpus.view import steadied, what_is_shown
+from endofm.data.places import is_below
 from endofm.data.video import VideoReader, open_video
 from endofm.data.video.frames import FrameFiles, is_cut_off
 from endofm.data.video.pyav import PyAVReader
@@ -197,6 +198,12 @@ class _Clips:
 
     def write_missing(self, bounds: list[tuple[int, int]]) -> list[dict[str, Any]]:
         """Write clips and masks that are not there, in one pass over the frames they need."""
+        for folder in ("clips", "masks"):
+            if not is_below(self.out, f"{folder}/{self.source.name}"):
+                raise CorpusError(
+                    f"{self.out / folder / self.source.name} leads out of {self.out} by a link; "
+                    "put a folder in the link's place, or prepare into another one."
+                )
         paths = [self._path(start) for start, _ in bounds]
         missing = [pair for pair, path in zip(bounds, paths, strict=True) if not path.exists()]
         wanted = bounds if self.options.mark_views else missing

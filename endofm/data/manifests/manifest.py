@@ -21,8 +21,9 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
+from endofm.data.places import is_below, leads_out
 from endofm.errors import ManifestError
 from endofm.files import write_csv
 
@@ -206,11 +207,7 @@ def _path(where: str, written: str, root: Path) -> str:
         raise ManifestError(
             f"{where}: the path {path!a} has a NUL in it, which no file's name has; write it again."
         )
-    if (
-        PurePosixPath(path).is_absolute()
-        or PureWindowsPath(path).is_absolute()
-        or ".." in PurePosixPath(path).parts
-    ):
+    if leads_out(path):
         raise ManifestError(
             f"{where}: the path '{path}' leaves its root; write it relative to {root}, without "
             "'..'."
@@ -243,7 +240,7 @@ def _check_inside(manifest: Path, segments: Iterable[Segment], root: Path) -> No
     home = root.resolve()
     for path in sorted({getattr(segment, name) for segment in segments for name in PATHS} - {""}):
         try:
-            inside = (root / path).resolve().is_relative_to(home)
+            inside = path == "." or is_below(root, path)
         except (OSError, RuntimeError, ValueError) as error:
             raise ManifestError(
                 f"{manifest}: the path '{path}' can't be followed ({error}); mend the link."

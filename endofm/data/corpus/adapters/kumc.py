@@ -76,7 +76,9 @@ def _origin(about: Mapping[str, str]) -> tuple[str, str]:
     is_picture = path.suffix.lower() in IMAGE_SUFFIXES
     folder = path.parent if is_picture else path
     video = re.sub(r"[^\w.-]+", "-", "/".join(folder.parts[-2:])).strip("-")
-    return video or about.get("folder", "") or "unknown", about.get("filename", "")
+    video = "" if set(video) <= {"."} else video
+    folder_only = re.sub(r"[^\w.-]+", "-", about.get("folder", "")).strip(".-")
+    return video or folder_only or "unknown", about.get("filename", "")
 
 
 def _source(tree: Tree, split: str, video: str, frames: list[Labelled]) -> Source:
