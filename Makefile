@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m pretrain.demo --out $(DEMO)
+	$(BIN)/python -m endofm.programs.demo --out $(DEMO)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m 'not slow' -n auto

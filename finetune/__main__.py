@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.text import Text
 
 from endofm import program
-from finetune.config import Command
-from finetune.plan import explain, gather_material
-from finetune.results import read_json, show
-from finetune.train import finetune
+
+from .config import Command
+from .plan import explain, gather_material
+from .results import read_json, show
+from .train import finetune
 
 
 def read_command(arguments: list[str]) -> Command:

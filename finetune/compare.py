@@ -24,7 +24,8 @@ from endofm.program import read_command, told_faults
 from endofm.report.html import Section, Table, write_page
 from endofm.report.html import Text as Words
 from endofm.report.result_folders import Result, check_same_samples, pair_measure, read_result
-from finetune.results import spread_of
+
+from .results import spread_of
 
 NOTHING = "–"
 FIGURES_NOTE = (

@@ -17,8 +17,9 @@ from endofm.program import told_faults
 from endofm.tasks.finetuning.contract import Figures
 from endofm.tasks.finetuning.evaluating import Evaluator, Reader
 from endofm.tasks.finetuning.finetuned import is_finetuned, load_finetuned
-from finetune.results import INTERVALS, describe, not_scored, write_json
-from finetune.samples import write_samples
+
+from .results import INTERVALS, describe, not_scored, write_json
+from .samples import write_samples
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from endofm.training.estimate import (
     step_bytes,
 )
 from endofm.training.finetuning import TuneSchedule
-from finetune.config import FinetuneConfig
+
+from .config import FinetuneConfig
 
 MAX_VALIDATIONS = 50
 """A run of more epochs validates after every few."""

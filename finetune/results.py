@@ -25,8 +25,9 @@ from endofm.tasks.finetuning.contract import Figures, Task, TaskConfig
 from endofm.tasks.finetuning.evaluating import Evaluation
 from endofm.tasks.finetuning.finetuned import Adapters, save_finetuned
 from endofm.training.setup import Run
-from finetune.config import FinetuneConfig
-from finetune.samples import write_samples
+
+from .config import FinetuneConfig
+from .samples import write_samples
 
 INTERVALS = Bootstrap()
 LEVEL = 0.95

@@ -30,7 +30,8 @@ from endofm.tasks.detection.task import Detection
 from endofm.tasks.finetuning.contract import Task
 from endofm.tasks.finetuning.finetuned import load_finetuned
 from endofm.tasks.segmentation.task import Segmentation
-from finetune.evaluate import model_folder
+
+from .evaluate import model_folder
 
 SIDE = 320
 """Pixels a frame is drawn in."""

@@ -27,9 +27,10 @@ from endofm.training.finetuning import Selection, Unwatched, make_optimizer
 from endofm.training.log import RunLog
 from endofm.training.setup import Run, hold_folder, start_run
 from endofm.training.sharding import prepare, refuse_sharding
-from finetune.config import FinetuneConfig
-from finetune.plan import Material, Plan, gather_material, make_clip_spec, make_plan, remarks
-from finetune.results import INTERVALS, Choice, RunResult, has_result, say, summarize, write_result
+
+from .config import FinetuneConfig
+from .plan import Material, Plan, gather_material, make_clip_spec, make_plan, remarks
+from .results import INTERVALS, Choice, RunResult, has_result, say, summarize, write_result
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -153,7 +154,7 @@ def train(
         run.accelerator, prepared, task, optimizer, optim.clip_norm, sampling.learn
     )
     log = RunLog(run, as_tree(config), plan.steps, first, plan.splits.train, config.data)
-    clips.left_out |= log.broken
+    clips.left_out |= log.broken.reasons
     log.say(f"Seed {run.config.seed} starts at step {first} of {plan.steps}.")
 
     train_mode(network, task.encoder)

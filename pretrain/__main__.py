@@ -11,9 +11,10 @@ from rich.text import Text
 from endofm import program
 from endofm.data.pretraining.dataset import load_corpus
 from endofm.report.views import draw_views
-from pretrain.config import Command
-from pretrain.plan import check_files, check_memory, check_start, explain, make_plan
-from pretrain.train import train
+
+from .config import Command
+from .plan import check_files, check_memory, check_start, explain, make_plan
+from .train import train
 
 
 def read_command(arguments: list[str]) -> Command:

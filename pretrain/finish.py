@@ -11,8 +11,9 @@ from endofm.tasks.pretraining.endofm import PretrainingTask
 from endofm.tasks.pretraining.vcl import ConceptTask
 from endofm.training.setup import Run
 from endofm.training.sharding import whole_state
-from pretrain.config import PretrainConfig
-from pretrain.plan import Plan
+
+from .config import PretrainConfig
+from .plan import Plan
 
 
 def export(

@@ -21,7 +21,8 @@ from endofm.training.estimate import (
 )
 from endofm.training.schedules import Schedules
 from endofm.training.sharding import num_shards
-from pretrain.config import PretrainConfig
+
+from .config import PretrainConfig
 
 MIN_LEARNING_RATE = 1e-6
 MATRIX_SHARE = 0.35

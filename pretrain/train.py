@@ -16,9 +16,10 @@ from endofm.training.monitor import Monitor
 from endofm.training.optim import adamw
 from endofm.training.setup import Run, start_run
 from endofm.training.sharding import prepare, refuse_sharding
-from pretrain.config import PretrainConfig
-from pretrain.finish import export
-from pretrain.plan import check_files, check_memory, make_plan
+
+from .config import PretrainConfig
+from .finish import export
+from .plan import check_files, check_memory, make_plan
 
 
 def train(config: PretrainConfig) -> Path:
@@ -55,7 +56,7 @@ def train_on(config: PretrainConfig, corpus: Corpus, run: Run) -> Path:
     monitor = Monitor(config.objective.prototypes)
     knn = OnlineKnn(run, config.model, config.views, config.data.root, workers)
     log = RunLog(run, as_tree(config), plan.steps, first, corpus.segments, config.data)
-    clips.left_out |= log.broken
+    clips.left_out |= log.broken.reasons
     log.say(origin if first == 0 else f"Goes on from the checkpoint of step {first}.")
     if corpus.num_quarantined:
         log.say(

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "report": BASEMENT | GROUND | {"training", "hub", "report"},
     "tasks": BASEMENT | GROUND | {"training", "hub", "tasks"},
     "bench": BASEMENT | GROUND | {"training", "hub", "tasks", "synthetic", "bench"},
+    "programs": BASEMENT | GROUND | {"hub", "report", "tasks", "synthetic", "programs"},
     "__main__": {"cli"},
     "cli": BASEMENT | GROUND | {"training", "hub", "report", "tasks", "synthetic", "bench", "cli"},
     **{name: BASEMENT for name in BASEMENT - {"__init__"}},

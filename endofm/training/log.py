@@ -1,18 +1,15 @@
-"""A run's log: a progress line, metrics.jsonl, trackers, quarantine, and the watch for faults.
+"""A run's log: a progress line and rows, and the faults that only whole stretches of steps show.
 
 Losses stay on the device and are read every `log_every` steps, so that a step waits for nothing.
 """
 
-import csv
-import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -23,11 +20,12 @@ from torch import Tensor
 
 from endofm.data.manifests.manifest import Segment
 from endofm.data.pretraining.dataset import Broken
-from endofm.errors import OutputError, RunError
-from endofm.files import write_csv, write_text
+from endofm.errors import RunError
 from endofm.processes import gather_objects, num_processes, sum_over_processes
+from endofm.training.broken import BrokenClips
 from endofm.training.estimate import slow_bf16
 from endofm.training.monitor import Health
+from endofm.training.rows import Rows
 from endofm.training.setup import Run
 from endofm.training.trackers import Trackers
 from endofm.training.waiting import ROWS, SHARE, own_cores, ways_out
@@ -78,9 +76,6 @@ class Pending:
     since: float = field(default_factory=time.perf_counter)
 
 
-WAY_OUT = "make room, and the same command resumes from the last checkpoint"
-
-
 class RunLog:
     """Rows of a run. `update` every step, `flush` when a row or a checkpoint is due."""
 
@@ -95,12 +90,11 @@ class RunLog:
     ) -> None:
         """Log steps `first` to `steps` of a run on some clips, until the run is left."""
         self.run, self.segments, self.data = run, segments, data
-        self.max_broken = int(data.max_broken_share * len(segments))
         self.is_main = run.accelerator.is_main_process
         self.console = Console(quiet=not self.is_main, highlight=False, soft_wrap=True)
-        self.file = run.folder / "metrics.jsonl"
-        self.quarantine = run.folder / "quarantine.csv"
-        self.broken: dict[str, str] = {}
+        self.rows = Rows(run.folder / "metrics.jsonl")
+        quarantine = run.folder / "quarantine.csv"
+        self.broken = BrokenClips(quarantine, len(segments), data.max_broken_share)
         self.warned: set[str] = set()
         self.rows_waited = -1  # the first row doesn't count
         self.has_told_of_waiting = False
@@ -121,17 +115,17 @@ class RunLog:
         self.progress.start()
         run.exits.callback(self.close)
         if self.is_main:
-            self._keep_rows(lambda row: row["step"] <= first)  # those after it are written again
+            self.rows.keep(lambda row: row["step"] <= first)  # those after it are written again
             if slow := slow_bf16(run.device, run.config.precision):
                 self.warn(slow)
-        if first and self.quarantine.is_file():
-            self.broken = _read_quarantine(self.quarantine)
-            if self.broken:
-                self.say(
-                    f"{len(self.broken)} clips stay out, since {self.quarantine} lists them; "
-                    "delete it to have them tried again."
-                )
-            self._check_share()
+        if first:
+            self.broken.read()
+        if self.broken.reasons:
+            self.say(
+                f"{len(self.broken.reasons)} clips stay out, since {quarantine} lists them; "
+                "delete it to have them tried again."
+            )
+            self.broken.check_share()
 
     def warn(self, sentence: str) -> None:
         """Say something once."""
@@ -172,7 +166,7 @@ class RunLog:
             "clips_per_second": steps * clips_per_step / seconds,
             "step_seconds": seconds / steps,
             "data_wait_share": max(waited for _, waited in told) / seconds,
-            "broken_clips": len(self.broken),
+            "broken_clips": len(self.broken.reasons),
             **_peak_memory(self.run.device),
         }
         self._look_at_waiting(row["data_wait_share"])
@@ -187,13 +181,14 @@ class RunLog:
     def note(self, step: int, row: Mapping[str, float], sentence: str) -> None:
         """A row beside those of the steps, and a line about it: what a validation found."""
         if self.is_main:
-            self._append(step, row)
+            self.rows.append(step, row)
+            self.trackers.log(row, step)
         self.say(sentence)
 
     def take_back(self, step: int, prefix: str) -> None:
         """Drop the rows of a step with names that begin so: what they tell is done again."""
         if self.is_main:
-            self._keep_rows(
+            self.rows.keep(
                 lambda row: row["step"] != step or not any(name.startswith(prefix) for name in row)
             )
 
@@ -214,7 +209,8 @@ class RunLog:
     def _write(self, step: int, row: dict[str, float]) -> None:
         if not self.is_main:
             return
-        self._append(step, row)
+        self.rows.append(step, row)
+        self.trackers.log(row, step)
         short = f"loss {row['loss']:.3f}  {row['clips_per_second']:.1f} clips/s"
         if "rankme" in row:
             short += f"  rank {row['rankme']:.1f}"
@@ -222,35 +218,12 @@ class RunLog:
         if not self.console.is_terminal:
             self.console.print(f"step {step}  {short}")
 
-    def _append(self, step: int, row: Mapping[str, float]) -> None:
-        try:
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **row}) + "\n")
-        except OSError as error:
-            raise OutputError(
-                f"{self.file} can't be written ({error.strerror}); {WAY_OUT}."
-            ) from error
-        self.trackers.log(row, step)
-
     def _look_at_waiting(self, share: float) -> None:
         """Say once that reading limits the run; two rows in a row must agree."""
         self.rows_waited = self.rows_waited + 1 if share >= SHARE or self.rows_waited < 0 else 0
         if self.rows_waited >= ROWS and not self.has_told_of_waiting:
             self.has_told_of_waiting = True
             self.warn(ways_out(share, self.data.workers, own_cores(), self.segments))
-
-    def _keep_rows(self, is_wanted: Callable[[dict[str, float]], bool]) -> None:
-        """Drop the other rows of metrics.jsonl, and lines that are none."""
-        if not self.file.is_file():
-            return
-        kept = []
-        for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                if is_wanted(json.loads(line)):
-                    kept.append(line)
-            except (json.JSONDecodeError, KeyError, TypeError):  # the half line of a killed run
-                continue
-        write_text(self.file, "".join(line + "\n" for line in kept))
 
     def _check_finite(self, values: Tensor) -> None:
         finite = torch.isfinite(values).all(dim=1).tolist()
@@ -272,40 +245,13 @@ class RunLog:
             f"Step {self.pending.steps[bad]} gave a value that is not finite ({which}) on the "
             f"batch {' and '.join(batches)}; checkpoints are from before it: go on from the last "
             "with a lower optim.lr_per_256 or run.precision no, or with a line for the clip in "
-            f"{self.quarantine} (its name, a comma, why)."
+            f"{self.broken.file} (its name, a comma, why)."
         )
 
     def _count_broken(self, reports: Sequence[Broken]) -> None:
-        new = {name: reason for name, reason in reports if name not in self.broken}
-        if not new:
-            return
-        self.broken |= new
-        for reason in new.values():
+        for reason in self.broken.add(reports, self.is_main):
             self.warn(reason)
-        if self.is_main:
-            write_csv(self.quarantine, ("clip", "reason"), sorted(self.broken.items()), WAY_OUT)
-        self._check_share()
-
-    def _check_share(self) -> None:
-        if len(self.broken) > self.max_broken:
-            raise RunError(
-                f"{len(self.broken)} of {len(self.segments)} clips can't be decoded, more than "
-                f"data.max_broken_share allows ({self.max_broken}); {self.quarantine} names each "
-                "and why: mend them and delete that file, raise the share, or leave them out of "
-                "the manifest and give another --run.out."
-            )
-
-
-def _read_quarantine(file: Path) -> dict[str, str]:
-    """Clips and reasons, a line each; a user may have written some, with or without a header."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            lines = [line for line in csv.reader(opened) if line and line != ["clip", "reason"]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(
-            f"{file} can't be read ({error}); mend it, or delete it to have its clips tried again."
-        ) from error
-    return {line[0]: ",".join(line[1:]) for line in lines}
+        self.broken.check_share()
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:

@@ -31,6 +31,11 @@ from endofm.errors import RunError
 from endofm.files import write_text
 from endofm.metrics.representation import Score, color_statistics
 from endofm.program import told_faults
+from endofm.programs import finetune, pretrain
+from endofm.programs.finetune.__main__ import read_command as read_finetuning
+from endofm.programs.finetune.config import FinetuneConfig
+from endofm.programs.pretrain.__main__ import read_command
+from endofm.programs.pretrain.config import PretrainConfig
 from endofm.report.curves import loss_curves, read_metrics
 from endofm.report.features import compare_sheet
 from endofm.report.page import (
@@ -47,13 +52,9 @@ from endofm.report.views import views_sheet
 from endofm.synthetic import CorpusSpec, write_corpus
 from endofm.tasks.embedding.features import embed_clips, load_clips
 from endofm.tasks.embedding.probes import probe_scores
-from finetune.__main__ import read_command as read_finetuning
-from finetune.config import FinetuneConfig
-from pretrain.__main__ import read_command
-from pretrain.config import PretrainConfig
 
-RECIPE = Path(__file__).parent / "configs" / "demo.yaml"
-TUNING = Path(__file__).parents[1] / "finetune" / "configs" / "demo_scene.yaml"
+RECIPE = Path(pretrain.__file__).parent / "configs" / "demo.yaml"
+TUNING = Path(finetune.__file__).parent / "configs" / "demo_scene.yaml"
 CHANCE = {"polyp": 1 / 2, "scene": 1 / 4}
 
 
@@ -76,7 +77,7 @@ class Demo:
 def main() -> None:
     """Run the demo; a fault is one sentence and exit status 1."""
     console = Console(highlight=False, soft_wrap=True)
-    demo = tyro.cli(Demo, prog="python -m pretrain.demo")
+    demo = tyro.cli(Demo, prog="python -m endofm.programs.demo")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the runs are to be stopped, too
     try:
         with told_faults():
@@ -127,7 +128,7 @@ def run_demo(demo: Demo, console: Console) -> Path:
 def run_side_by_side(
     program: Literal["pretrain", "finetune"], configs: Sequence[PretrainConfig | FinetuneConfig]
 ) -> None:
-    """Run recipes by `python -m PROGRAM`, each in a process of its own.
+    """Run recipes by `python -m endofm.programs.PROGRAM`, each in a process of its own.
 
     With one thread each: so two cores take more steps of this small network than with two threads
     for one run after the other. The first one's lines are shown, and the faults of all. Raises
@@ -139,7 +140,7 @@ def run_side_by_side(
         for config in configs:
             recipe = config.run.out.with_suffix(".yaml")
             write_text(recipe, to_yaml(config))
-            command = [sys.executable, "-m", program, "--config", str(recipe)]
+            command = [sys.executable, "-m", f"endofm.programs.{program}", "--config", str(recipe)]
             lines = subprocess.DEVNULL if running else None
             running.append(subprocess.Popen(command, stdout=lines, env=environment))
         for config, process in zip(configs, running, strict=True):

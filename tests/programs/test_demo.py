@@ -8,8 +8,8 @@ from rich.console import Console
 
 import endofm
 from endofm.errors import RunError
+from endofm.programs.demo import RECIPE, Demo, run_demo, run_side_by_side
 from pretrain.__main__ import read_command
-from pretrain.demo import RECIPE, Demo, run_demo, run_side_by_side
 
 
 def test_the_demo_ends_with_scores_models_and_a_page(tmp_path):
